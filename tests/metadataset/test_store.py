@@ -1,0 +1,146 @@
+"""Appended measurements survive kills, torn lines and other writers."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from metaft.errors import DataError, WorkdirError
+from metaft.metadataset import records, store
+
+
+def measurement(**changes) -> records.Measurement:
+    fields = dict(
+        run_id='r0', task='t', dataset='d', base_model='b', seed=0, status='running', budget_steps=4, budget_examples=64,
+        train_loss=1.5, validation_loss=2.0, validation_exact_match=0.25, cost_seconds=0.5, cost_flops=1e9,
+        cost_tokens=640, group='g', slot=0, host='h', versions={'jax': '0.10.2'},
+        configuration={'method': 'full', 'learning_rate': 1e-3, 'batch_size': 16, 'rank': None})
+    return records.Measurement(**(fields | changes))
+
+
+def test_a_row_gives_its_measurement_back(tmp_path):
+    path = tmp_path / 'measurements.jsonl'
+    written = [measurement(), measurement(status='diverged', validation_loss=float('nan'), train_loss=float('inf'))]
+    for row in written:
+        store.append(path, row)
+    assert store.read(path) == store.Log(written, num_torn=0)
+    assert written[1].validation_loss is None
+
+
+@pytest.mark.parametrize(('changes', 'named'), [
+    ({'status': 'fine'}, 'status'), ({'run_id': ''}, 'run_id'), ({'validation_loss': float('nan')}, 'validation_loss'),
+    ({'validation_exact_match': 1.5}, 'validation_exact_match'), ({'cost_seconds': -1.0}, 'cost_seconds'),
+    ({'configuration': {'targets': ['a']}}, 'targets')])
+def test_what_is_no_measurement_is_refused(changes, named):
+    with pytest.raises(DataError, match=named):
+        measurement(**changes)
+
+
+def test_a_torn_tail_is_dropped_and_the_next_line_starts_afresh(tmp_path):
+    path = tmp_path / 'measurements.jsonl'
+    store.append(path, measurement(run_id='a'))
+    line = json.dumps(measurement(run_id='b').to_row())
+    for cut in (1, len(line) // 2, len(line) - 1):
+        with open(path, 'a') as file:
+            file.write(line[:cut])
+        store.append(path, measurement(run_id='c'))
+    log = store.read(path)
+    assert [row.run_id for row in log.measurements] == ['a', 'c', 'c', 'c']
+    assert log.num_torn == 3
+
+
+def test_a_whole_row_that_is_no_measurement_is_named(tmp_path):
+    path = tmp_path / 'measurements.jsonl'
+    store.append(path, measurement())
+    for line in ('{"schema_version": 1}', '{"schema_version": 99}', '3'):
+        other = tmp_path / 'other.jsonl'
+        other.write_text(path.read_text() + line + '\n')
+        with pytest.raises(DataError, match='row 2'):
+            store.read(other)
+
+
+_WRITER = '''
+import sys
+from tests.metadataset.test_store import measurement
+from metaft.metadataset import store
+for step in range(int(sys.argv[3])):
+    store.append(sys.argv[1], measurement(run_id=sys.argv[2], budget_steps=step))
+    print(step, flush=True)
+'''
+
+
+def _writer(path, run_id, num):
+    return subprocess.Popen([sys.executable, '-c', _WRITER, str(path), run_id, str(num)], stdout=subprocess.PIPE, text=True)
+
+
+def test_what_a_killed_writer_reported_is_there_and_two_writers_do_not_mix(tmp_path):
+    path = tmp_path / 'measurements.jsonl'
+    killed, patient = _writer(path, 'killed', 10**9), _writer(path, 'patient', 50)
+    assert killed.stdout.readline() == '0\n'
+    time.sleep(0.1)
+    killed.send_signal(signal.SIGKILL)
+    reported = killed.stdout.read().split()
+    assert patient.wait(timeout=60) == 0
+    killed.wait()
+    patient.stdout.close(), killed.stdout.close()
+    log = store.read(path)
+    steps = {name: [row.budget_steps for row in log.measurements if row.run_id == name] for name in ('killed', 'patient')}
+    assert steps['patient'] == list(range(50))
+    assert steps['killed'] == list(range(len(steps['killed'])))
+    assert len(steps['killed']) >= len(reported) + 1
+    assert log.num_torn <= 1
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / 'measurements.jsonl'
+    store.append(path, measurement())
+    before = path.read_bytes()
+    write = os.write
+    for fault in (lambda fd, data: write(fd, data[:10]), _no_space):  # a short write, then none at all
+        monkeypatch.setattr(os, 'write', fault)
+        with pytest.raises(WorkdirError, match='disk is full'):
+            store.append(path, measurement())
+        monkeypatch.undo()
+        assert path.read_bytes() == before
+
+
+def _no_space(*_):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def test_an_unwritable_place_is_said(tmp_path):
+    with pytest.raises(WorkdirError, match='cannot be written'):
+        store.append(tmp_path / 'missing' / 'measurements.jsonl', measurement())
+
+
+def test_merging_keeps_the_later_of_two_rows_and_counts_the_torn(tmp_path):
+    for name, loss in (('a', 2.0), ('b', 1.0)):
+        store.append(tmp_path / f'{name}.jsonl', measurement(run_id='same', validation_loss=loss))
+        store.append(tmp_path / f'{name}.jsonl', measurement(run_id=name, configuration={'rank': 8, 'batch_size': 8}))
+    (tmp_path / 'c.jsonl').write_text('{"torn')
+    destination = tmp_path / 'all.parquet'
+    assert store.merge_to_parquet(tmp_path.glob('*.jsonl'), destination) == 1
+    frame = store.read_parquet(destination)
+    assert frame['run_id'].tolist() == ['a', 'b', 'same']
+    assert frame['validation_loss'].iloc[-1] == 1.0
+    assert frame['configuration.rank'].iloc[0] == 8
+    assert isinstance(frame['configuration.rank'].iloc[0].item(), int)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith('.')] == []
+
+
+def test_a_task_is_written_and_read(tmp_path):
+    task = records.TaskRecord(task='t', dataset='d', base_model='b', max_examples=4096, reference_loss=3.0,
+                              reference_exact_match=0.1, reference_seconds=1e-3,
+                              meta_features={'log_num_examples': 5.0, 'entropy': None})
+    store.write_task(tmp_path / 'meta_features.json', task)
+    assert store.read_task(tmp_path / 'meta_features.json') == task
+    with pytest.raises(DataError, match='reference_seconds'):
+        dataclasses.replace(task, reference_seconds=0.0)
+    with pytest.raises(DataError, match='nothing'):
+        store.read_task(tmp_path / 'nothing.json')
