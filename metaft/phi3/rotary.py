@@ -1,0 +1,70 @@
+"""Rotary position embedding: tables of cosines and sines, and their application to heads. Tables are float32."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metaft.errors import ModelError
+from metaft.phi3.config import Phi3Config
+
+
+class Rotary(NamedTuple):
+    """Cosines and sines of the rotation angles, float32 [B or 1, L, 1, rotary size / 2]."""
+
+    cos: jax.Array
+    sin: jax.Array
+
+
+def attention_factor(config: Phi3Config) -> float:
+    """Returns what longrope multiplies cosines and sines by, at every length: sqrt(1 + ln(max / original) / ln(original))."""
+    if config.rope_scaling is None:
+        return 1.0
+    if config.rope_scaling.attention_factor is not None:
+        return config.rope_scaling.attention_factor
+    stretch = config.max_position_embeddings / config.original_max_position_embeddings
+    return 1.0 if stretch <= 1.0 else math.sqrt(1.0 + math.log(stretch) / math.log(config.original_max_position_embeddings))
+
+
+def rotary_tables(config: Phi3Config, positions_BL: jax.Array) -> Rotary:
+    """Computes the rotation of every position: angle = position / (factor * theta^(2 i / rotary size)).
+
+    longrope's long factors hold for the whole batch as soon as one position reaches the original length.
+
+    Args:
+      config: the model's shape.
+      positions_BL: int32 positions, [B, L] or [1, L].
+
+    Raises:
+      ModelError: a longrope model whose factors are unknown (a preset).
+
+    Reference: Su et al., RoFormer (arXiv 2104.09864); Ding et al., LongRoPE (arXiv 2402.13753).
+    """
+    exponents = np.arange(0, config.rotary_dim, 2, dtype=np.float32) / config.rotary_dim
+    frequencies = (np.float32(config.rope_theta) ** exponents).astype(np.float32)
+    if config.rope_scaling is None:
+        inverse = jnp.asarray(1.0 / frequencies)
+    else:
+        scaling = config.rope_scaling
+        if not scaling.short_factor or not scaling.long_factor:
+            raise ModelError(
+                'this Phi-3 uses longrope and its factors are not known: they are part of the published checkpoint, not of '
+                'the preset; load the model with load_pretrained, or read its config.json.'
+            )
+        short, long = (jnp.asarray(1.0 / (np.asarray(factor, np.float32) * frequencies))
+                       for factor in (scaling.short_factor, scaling.long_factor))
+        inverse = jnp.where(jnp.max(positions_BL) < config.original_max_position_embeddings, short, long)
+    angles = positions_BL.astype(jnp.float32)[:, :, None, None] * inverse[None, None, None, :]
+    factor = attention_factor(config)
+    return Rotary(jnp.cos(angles) * factor, jnp.sin(angles) * factor)
+
+
+def rotate(x_BLNH: jax.Array, rotary: Rotary) -> jax.Array:
+    """Rotates pairs (i, i + rotary size / 2) of each head; entries past the rotary size pass through."""
+    half = rotary.cos.shape[-1]
+    first, second = (x_BLNH[..., i * half : (i + 1) * half].astype(jnp.float32) for i in (0, 1))
+    turned = (first * rotary.cos - second * rotary.sin, second * rotary.cos + first * rotary.sin)
+    rest = () if x_BLNH.shape[-1] == 2 * half else (x_BLNH[..., 2 * half :],)
+    return jnp.concatenate([*(part.astype(x_BLNH.dtype) for part in turned), *rest], axis=-1)
