@@ -2,5 +2,6 @@
 
 from metaft.phi3.config import LongRope, Phi3Config
 from metaft.phi3.model import Phi3
+from metaft.phi3.weights import load_config, load_pretrained, save_pretrained
 
-__all__ = ['LongRope', 'Phi3', 'Phi3Config']
+__all__ = ['LongRope', 'Phi3', 'Phi3Config', 'load_config', 'load_pretrained', 'save_pretrained']

@@ -177,6 +177,11 @@ def _read_rope(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         if not all(factors.values()):
             raise ModelError('config.json asks for longrope without short_factor and long_factor.')
         found['rope_scaling'] = LongRope(**factors, attention_factor=scaling.pop('attention_factor', None))
+        lengths = {**values, **found}
+        if scaling.get('factor') == lengths.get('max_position_embeddings', 4096) / lengths.get(
+            'original_max_position_embeddings', 4096
+        ):
+            del scaling['factor']  # says again what the two lengths say
     elif kind != 'default':
         scaling['rope_type'] = kind
     return found, [f'rope_parameters.{name}={value!r}' for name, value in scaling.items()]

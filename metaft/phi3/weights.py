@@ -1,0 +1,205 @@
+"""Reads and writes Hugging Face model directories: `config.json` and safetensors, one file or shards with an index.
+
+Reading is strict: whatever is missing, unexpected, doubled, mis-shaped or unreadable is listed in one error, before the
+first tensor is read. Tokenizer files are none of this module's business.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from metaft.errors import ModelError
+from metaft.phi3.config import Phi3Config
+from metaft.phi3.model import Phi3
+
+CONFIG = 'config.json'
+SINGLE = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+_FLOATS = ('F32', 'F16', 'BF16')
+_LISTED = 20  # how many problems an error spells out
+
+Path = tuple[str | int, ...]
+
+
+def checkpoint_key(path: Path) -> str:
+    """Returns the checkpoint's name of the parameter at `path` of a `Phi3`: ('norm', 'scale') -> 'model.norm.weight'."""
+    parts = [str(part) for part in path if part not in ('kernel', 'scale')]
+    return '.'.join([*([] if parts[0] == 'lm_head' else ['model']), *parts, 'weight'])
+
+
+def load_config(directory: str | os.PathLike[str]) -> Phi3Config:
+    """Reads `config.json` of a model directory.
+
+    Raises:
+      ModelError: no such directory or file, broken JSON, or no Phi-3 that metaft implements.
+    """
+    path = pathlib.Path(directory) / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise ModelError(f'{directory} is no model directory: it has no {CONFIG}.') from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f'{path} cannot be read as JSON: {error}.') from error
+    if not isinstance(values, dict):
+        raise ModelError(f'{path} holds no JSON object.')
+    try:
+        return Phi3Config.from_dict(values)
+    except ModelError as error:
+        raise ModelError(f'{directory}: {error}') from None
+
+
+def load_pretrained(directory: str | os.PathLike[str], dtype: Any = jnp.float32) -> Phi3:
+    """Builds the model of a Hugging Face directory.
+
+    Tensors are read one at a time and go straight to device arrays of `dtype`; nothing is initialised first.
+
+    Args:
+      directory: holds `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`.
+      dtype: of the parameters, whatever the file's is.
+
+    Raises:
+      ModelError: not a Phi-3, or tensors missing, unexpected, doubled, of another shape, or not readable; all are listed.
+    """
+    directory = pathlib.Path(directory)
+    config = load_config(directory)
+    model = nnx.eval_shape(lambda: Phi3(config, rngs=nnx.Rngs(0), dtype=dtype))
+    graph, state = nnx.split(model)
+    wanted = {checkpoint_key(path): path for path, _ in nnx.to_flat_state(state)}
+    shapes = {path: tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}
+    files = _weight_files(directory)
+    problems, places = _inspect(files, {key: (shapes[path], path[-1] == 'kernel') for key, path in wanted.items()})
+    if problems:
+        more = '' if len(problems) <= _LISTED else f'; and {len(problems) - _LISTED} more'
+        raise ModelError(f'{directory} does not hold this Phi-3: {"; ".join(problems[:_LISTED])}{more}.')
+    loaded = {}
+    for file in files:
+        with safetensors.safe_open(file, framework='numpy') as tensors:
+            for key in (key for key, place in places.items() if place == file):
+                path = wanted[key]
+                value = tensors.get_tensor(key)
+                loaded[path] = jnp.asarray(value.T if path[-1] == 'kernel' else value, dtype)
+    leaves = [(path, leaf.replace(loaded[path])) for path, leaf in nnx.to_flat_state(state)]
+    return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+
+def save_pretrained(model: Phi3, directory: str | os.PathLike[str], max_shard_bytes: float = 5e9) -> None:
+    """Writes `config.json` and the weights, in the parameters' dtype, as transformers' Phi3ForCausalLM loads them.
+
+    Everything is written under temporary names first. Then weights that lie there are removed and the new names put in
+    place, the file that makes the directory loadable last: a crash leaves an incomplete directory, never a mixture.
+
+    Args:
+      model: a plain `Phi3`, adapters merged or detached.
+      directory: made if missing; other files in it are left alone.
+      max_shard_bytes: beyond it the weights are split into `model-00001-of-0000N.safetensors` and an index.
+
+    Raises:
+      ModelError: the model holds parameters that a Phi-3 checkpoint has not, such as an adapter's.
+    """
+    directory = pathlib.Path(directory)
+    leaves = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
+    plain = nnx.state(nnx.eval_shape(lambda: Phi3(model.config, rngs=nnx.Rngs(0))))
+    foreign = sorted('.'.join(map(str, path)) for path in {p for p, _ in nnx.to_flat_state(plain)} ^ set(leaves))
+    if foreign:
+        raise ModelError(f'only a plain Phi-3 can be written (merge its adapter first); it differs in {", ".join(foreign[:5])}.')
+    directory.mkdir(parents=True, exist_ok=True)
+    shards = list(_shards({checkpoint_key(path): (path, leaf) for path, leaf in leaves.items()}, max_shard_bytes))
+    names = [SINGLE] if len(shards) == 1 else [f'model-{i:05d}-of-{len(shards):05d}.safetensors' for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        tensors = {key: _to_host(path, leaf) for key, (path, leaf) in shard.items()}
+        safetensors.numpy.save_file(tensors, _temporary(directory, name), {'format': 'pt'})
+    if len(shards) > 1:
+        total = sum(leaf[...].nbytes for leaf in leaves.values())
+        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        _write_json(_temporary(directory, INDEX), {'metadata': {'total_size': total}, 'weight_map': places})
+        names.append(INDEX)
+    values = {**model.config.to_dict(), 'torch_dtype': model.embed_tokens[...].dtype.name}
+    _write_json(_temporary(directory, CONFIG), values)
+    stale = [directory / INDEX, directory / SINGLE, *directory.glob('model-*-of-*.safetensors')]
+    for file in stale:
+        file.unlink(missing_ok=True)
+    for name in (CONFIG, *names):
+        os.replace(_temporary(directory, name), directory / name)
+
+
+def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
+    single, index = directory / SINGLE, directory / INDEX
+    if single.exists() and index.exists():
+        raise ModelError(f'{directory} holds both {SINGLE} and {INDEX}; remove the one that is out of date.')
+    if single.exists():
+        return [single]
+    if not index.exists():
+        raise ModelError(f'{directory} has no weights: neither {SINGLE} nor {INDEX} (other formats are not read).')
+    try:
+        return [directory / name for name in sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ModelError(f'{index} is no index of shards: {error!r}.') from error
+
+
+def _inspect(
+    files: list[pathlib.Path], wanted: Mapping[str, tuple[tuple[int, ...], bool]]
+) -> tuple[list[str], dict[str, pathlib.Path]]:
+    """Reads the headers only; returns what is wrong, and the file of every tensor."""
+    problems: list[str] = []
+    places: dict[str, pathlib.Path] = {}
+    for file in files:
+        try:
+            with safetensors.safe_open(file, framework='numpy') as tensors:
+                for key in tensors.keys():  # noqa: SIM118 (a safe_open is no mapping)
+                    if key in places:
+                        problems.append(f'{key} is doubled, in {places[key].name} and {file.name}')
+                    places[key] = file
+                    header = tensors.get_slice(key)
+                    problems.extend(_mismatch(key, tuple(header.get_shape()), header.get_dtype(), wanted))
+        except (OSError, safetensors.SafetensorError) as error:
+            problems.append(f'{file.name} cannot be read, it is missing, truncated or broken ({error})')
+    problems.extend(f'{key} is missing' for key in wanted if key not in places)
+    return problems, places
+
+
+def _mismatch(
+    key: str, shape: tuple[int, ...], dtype: str, wanted: Mapping[str, tuple[tuple[int, ...], bool]]
+) -> Iterator[str]:
+    if key not in wanted:
+        yield f'{key} is unexpected'
+        return
+    ours, transposed = wanted[key]
+    if shape != (ours[::-1] if transposed else ours):
+        yield f'{key} has shape {shape} where {ours[::-1] if transposed else ours} is needed'
+    if dtype not in _FLOATS:
+        yield f'{key} has dtype {dtype}, none of {", ".join(_FLOATS)}'
+
+
+def _shards(leaves: Mapping[str, tuple[Path, Any]], max_bytes: float) -> Iterator[dict[str, tuple[Path, Any]]]:
+    shard: dict[str, tuple[Path, Any]] = {}
+    size = 0
+    for key, (path, leaf) in leaves.items():
+        if shard and size + leaf[...].nbytes > max_bytes:
+            yield shard
+            shard, size = {}, 0
+        shard[key] = (path, leaf)
+        size += leaf[...].nbytes
+    yield shard
+
+
+def _to_host(path: Path, leaf: Any) -> np.ndarray:
+    value = np.asarray(jax.device_get(leaf[...]))
+    # safetensors copies the buffer as it lies: a transposed view would be written untransposed.
+    return np.ascontiguousarray(value.T if path[-1] == 'kernel' else value)
+
+
+def _temporary(directory: pathlib.Path, name: str) -> pathlib.Path:
+    return directory / f'.{name}.writing'
+
+
+def _write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2) + '\n', encoding='utf-8')
