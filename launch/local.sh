@@ -59,6 +59,7 @@ PYTHON
 # Makes or completes .venv. What an interrupted start left is completed by the next one, since the stamp comes last.
 set_up() {
   local python log="$venv/pip.log"
+  trap 'echo "interrupted while setting .venv up; run the same command to go on" >&2; exit 130' INT TERM
   cmp -s "$lock" "$stamp" && return # another start did it while this one waited
   if ! is_recent "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     python=$(find_python)
@@ -71,7 +72,7 @@ set_up() {
   if ! "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --progress-bar off \
     --retries 3 --requirement "$lock" >"$log" 2>&1; then
     tail -n 5 "$log" >&2
-    if grep -qE 'NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|SSLError|connection broken' "$log"; then
+    if grep -qE 'Retry\(total=0,|ReadTimeoutError|problem confirming the ssl certificate' "$log"; then
       fail "the package index cannot be reached (pip's last lines are above); check the network or pip's index settings, then run the same command again."
     fi
     fail "pip could not install requirements.lock (its last lines are above, all of them in $log)."
