@@ -1,0 +1,152 @@
+"""LoRA for a population: every member has its own A and B on the linear layers of one shared base.
+
+    y = W0 x + (alpha / r) B A dropout(x)        (Hu et al., arXiv 2106.09685)
+
+A member's adapter is a flat dict {module path: {'lora_A': [D, R], 'lora_B': [R, F]}}; in a population every leaf has a leading
+axis M. Ranks below R are masked, target modules left out have scale 0, so one compiled program serves all of them. The base
+matmul sees the members folded into the batch; only the two LoRA einsums keep the member axis. Adapters are float32 whatever
+the base is.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from metaft.phi3 import Phi3
+
+TARGET_MODULES = {'attention': ('qkv_proj', 'o_proj'), 'mlp': ('gate_up_proj', 'down_proj')}
+GROUPS = tuple(TARGET_MODULES)
+_PARENT = {'attention': 'self_attn', 'mlp': 'mlp'}
+
+
+def module_paths(num_layers: int) -> list[tuple[str, int, str, str]]:
+    """Return (path, layer, group, module name) of every linear layer that can carry a LoRA, in the order of the forward pass.
+
+    Paths are Hugging Face's, for example 'layers.0.self_attn.qkv_proj'.
+    """
+    return [
+        (f'layers.{layer}.{_PARENT[group]}.{name}', layer, group, name)
+        for layer in range(num_layers)
+        for group, names in TARGET_MODULES.items()
+        for name in names
+    ]
+
+
+def init(model: Phi3, key: Array, *, rank: int, max_rank: int) -> dict:
+    """Return one member's adapter: A ~ U(-1/sqrt(D), 1/sqrt(D)) on the first `rank` columns, B = 0, so that it changes nothing.
+
+    Args:
+      model: gives the layers' widths.
+      key: typed PRNG key.
+      rank: r, at most `max_rank`.
+      max_rank: R, the width that all members of a population share.
+    """
+    mask_R = rank_mask(rank, max_rank)
+    adapter = {}
+    for index, (path, layer, group, name) in enumerate(module_paths(model.config.num_hidden_layers)):
+        d, f = getattr(getattr(model.layers[layer], _PARENT[group]), name).kernel.shape
+        a_DR = jax.random.uniform(jax.random.fold_in(key, index), (d, max_rank), jnp.float32, -1.0, 1.0) * d**-0.5
+        adapter[path] = {'lora_A': a_DR * mask_R[None, :], 'lora_B': jnp.zeros((max_rank, f), jnp.float32)}
+    return adapter
+
+
+def rank_mask(rank: int, max_rank: int) -> Array:
+    """Return float32 [R]: 1 for the columns in use."""
+    return (jnp.arange(max_rank) < rank).astype(jnp.float32)
+
+
+def settings(*, rank: int, alpha: float, dropout: float, targets: str, max_rank: int) -> dict:
+    """Return what differs between members but is not trained, as float32 arrays (stacked over M in a population).
+
+    'scale' [2] is alpha / r for each of GROUPS, 0 where it is not a target; 'rank_mask' [R]; 'dropout' [].
+    """
+    on = jnp.array([targets in (group, 'all') for group in GROUPS], jnp.float32)
+    return {
+        'scale': on * (alpha / rank),
+        'rank_mask': rank_mask(rank, max_rank),
+        'dropout': jnp.float32(dropout),
+    }
+
+
+def adapt(model: Phi3, adapter: dict, settings: dict, key_M: Array | None = None) -> Phi3:
+    """Put a population's adapters in front of the base's linear layers; `model` itself is changed and returned.
+
+    Meant to be called on a freshly merged model, inside jit. The adapted model takes x_BLD whose batch is M members' batches
+    one after another.
+
+    Args:
+      adapter: leaves with leading axis M.
+      settings: as from `settings`, leaves with leading axis M.
+      key_M: typed PRNG keys; None turns dropout off (evaluation, decoding).
+    """
+    for index, (path, layer, group, name) in enumerate(module_paths(model.config.num_hidden_layers)):
+        if path not in adapter:
+            continue
+        parent = getattr(model.layers[layer], _PARENT[group])
+        scale_MR = settings['scale'][:, GROUPS.index(group), None] * settings['rank_mask']
+        key_m = None if key_M is None else jax.vmap(lambda k, i=index: jax.random.fold_in(k, i))(key_M)
+        module = LoraLinear(getattr(parent, name), adapter[path], scale_MR, settings['dropout'], key_m)
+        setattr(parent, name, module)
+    return model
+
+
+def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
+    """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L]."""
+    model = adapt(model, adapter, settings, key_M)
+    return model.hidden(model.embed(tokens_BL))
+
+
+def merge(model: Phi3, adapter: dict, settings: dict) -> Phi3:
+    """Return `model` with one member's adapter (no M axis) added into its weights, in float32 and cast last."""
+    graphdef, state = nnx.split(model)
+    merged = nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
+    for path, layer, group, name in module_paths(model.config.num_hidden_layers):
+        if path not in adapter:
+            continue
+        kernel = getattr(getattr(merged.layers[layer], _PARENT[group]), name).kernel
+        scale_R = settings['scale'][GROUPS.index(group)] * settings['rank_mask']
+        a_DR, b_RF = adapter[path]['lora_A'], adapter[path]['lora_B']
+        delta_DF = jnp.matmul(a_DR * scale_R[None, :], b_RF, precision='highest')
+        w_DF = kernel[...]
+        kernel.value = (w_DF.astype(jnp.float32) + delta_DF).astype(w_DF.dtype)
+    return merged
+
+
+class LoraLinear(nnx.Module):
+    """A linear layer with the LoRA branches of M members: [M*B, L, D] -> [M*B, L, F]."""
+
+    def __init__(self, base: nnx.Module, member: dict, scale_MR: Array, dropout_M: Array, key_M: Array | None):
+        self.base = base
+        self.lora_A = nnx.Variable(member['lora_A'])
+        self.lora_B = nnx.Variable(member['lora_B'])
+        self.scale_MR = nnx.Variable(scale_MR)
+        self.dropout_M = nnx.Variable(dropout_M)
+        self.key_M = None if key_M is None else nnx.Variable(key_M)
+
+    def __call__(self, x_BLD: Array) -> Array:
+        a_MDR, b_MRF = self.lora_A[...], self.lora_B[...]
+        m = a_MDR.shape[0]
+        b, length, d = x_BLD.shape
+        x_MBLD = x_BLD.reshape(m, b // m, length, d).astype(jnp.float32)
+        if self.key_M is not None:
+            x_MBLD = _dropout(x_MBLD, self.dropout_M[...], self.key_M[...])
+        h_MBLR = jnp.einsum('MBLD,MDR->MBLR', x_MBLD, a_MDR) * self.scale_MR[...][:, None, None, :]
+        y_MBLF = jnp.einsum('MBLR,MRF->MBLF', h_MBLR, b_MRF)
+        y_BLF = self.base(x_BLD)
+        return y_BLF + y_MBLF.reshape(b, length, -1).astype(y_BLF.dtype)
+
+
+def _dropout(x_MBLD: Array, rate_M: Array, key_M: Array) -> Array:
+    """Zero entries with each member's rate, rounded to 1/256 (one random byte an entry), and rescale the rest.
+
+    A member's mask depends on its own key alone. When no member drops anything the random numbers are not drawn.
+    """
+    threshold_M = jnp.round(rate_M * 256.0)
+
+    def drop(x):
+        bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint8))(key_M)
+        threshold = threshold_M[:, None, None, None]
+        return jnp.where(bits.astype(jnp.float32) >= threshold, x * (256.0 / (256.0 - threshold)), 0.0)
+
+    return jax.lax.cond(jnp.any(threshold_M > 0), drop, lambda x: x, x_MBLD)

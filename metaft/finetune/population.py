@@ -1,0 +1,292 @@
+"""A population: runs of one method trained together in one compiled step over one frozen base.
+
+The step takes micro-batches of `micro_batch` rows a member. A member with a larger batch accumulates gradients over several and
+then updates, so batch size, like every other hyperparameter, is an array over members and never recompiles. Members are
+independent: one that has finished, diverged or pauses is masked and does not disturb the others.
+
+    loss of an update = sum of nats over answer-and-stop tokens of its batch / their number
+
+`Member` is everything one run needs to go on later, in any slot: freeze is `take`, thaw is `put`.
+"""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from metaft.finetune import optimizer
+from metaft.finetune.data import Rows, order
+from metaft.finetune.methods import METHODS
+from metaft.finetune.search_space import BATCH_SIZES, Configuration
+from metaft.phi3 import Phi3
+
+MICRO_BATCH = min(BATCH_SIZES)
+CHUNK = 16  # micro-batches a call: long enough to hide dispatch, short enough to stop within a second or so
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One run's state, without a member axis (a pytree of arrays, on host or device).
+
+    Attributes:
+      trainable: what is trained, float32.
+      opt_state: the optimizer's state.
+      gradients: sum of token-loss gradients accumulated towards the next update.
+      tokens: number of answer tokens in `gradients`, float32 [].
+      step: updates done, int32 [].
+      micro: micro-batches accumulated towards the next update, int32 [].
+      key: raw PRNG key data, uint32 [2]; constant, every micro-batch folds in its own number.
+      alive: False once loss or weights were not finite.
+      loss_sum, loss_tokens: nats and answer tokens since the last `take`, for the training loss.
+    """
+
+    trainable: dict
+    opt_state: Any
+    gradients: dict
+    tokens: Array
+    step: Array
+    micro: Array
+    key: Array
+    alive: Array
+    loss_sum: Array
+    loss_tokens: Array
+
+
+jax.tree_util.register_dataclass(Member)
+
+
+def init_member(model: Phi3, configuration: Configuration, *, seed: int, total_steps: int) -> tuple[Member, dict]:
+    """Return a run that has not begun, and its hyperparameter arrays {'optimizer', 'adapter', 'micro_batches'}."""
+    method = METHODS[configuration.method]
+    key = jax.random.key(seed)
+    trainable = method.init(model, configuration, jax.random.fold_in(key, 0))
+    hyper = {
+        'optimizer': optimizer.hyperparameters(configuration, total_steps),
+        'adapter': method.settings(configuration),
+        'micro_batches': jnp.int32(configuration.batch_size // MICRO_BATCH),
+    }
+    zero = jnp.float32(0.0)
+    member = Member(
+        trainable=trainable,
+        opt_state=optimizer.init(hyper['optimizer'], trainable),
+        gradients=jax.tree.map(jnp.zeros_like, trainable),
+        tokens=zero,
+        step=jnp.int32(0),
+        micro=jnp.int32(0),
+        key=jax.random.key_data(jax.random.fold_in(key, 1)),
+        alive=jnp.bool_(True),
+        loss_sum=zero,
+        loss_tokens=zero,
+    )
+    return member, hyper
+
+
+class Population:
+    """`width` slots over one base, one method and one table of encoded training rows.
+
+    Args:
+      model: the frozen base.
+      method: a key of METHODS.
+      rows: encoded training examples, already padded to the population's sequence bucket.
+      width: number of slots M.
+    """
+
+    def __init__(self, model: Phi3, method: str, rows: Rows, *, width: int = 1):
+        self.method, self.width, self.rows = method, width, rows
+        graphdef, self._params = nnx.split(model)
+        self._members: Member | None = None
+        self._hyper: dict | None = None
+        self._info: list[tuple[Configuration, int] | None] = [None] * width
+        self._device_rows = jax.device_put(rows)
+        self._advance = jax.jit(partial(_advance, graphdef, method), donate_argnums=(1,))
+        self._evaluate = jax.jit(partial(_evaluate, graphdef, method))
+        self._compiled: dict = {}
+
+    def put(self, slot: int, member: Member, hyper: dict, configuration: Configuration, seed: int) -> None:
+        """Place a run in a slot (thaw); what was there is overwritten."""
+        if self._members is None:  # every slot starts as a copy that idles until it is put
+            stack = lambda x: jnp.stack([x] * self.width)  # noqa: E731
+            self._members, self._hyper = jax.tree.map(stack, member), jax.tree.map(stack, hyper)
+        if self.width == 1:
+            self._members, self._hyper = jax.tree.map(lambda x: jnp.asarray(x)[None], (member, hyper))
+        else:
+            place = lambda full, one: full.at[slot].set(one)  # noqa: E731
+            self._members = jax.tree.map(place, self._members, member)
+            self._hyper = jax.tree.map(place, self._hyper, hyper)
+        self._info[slot] = (configuration, seed)
+
+    def take(self, slot: int) -> Member:
+        """Return a slot's run as host arrays (freeze). The slot keeps its copy."""
+        return jax.tree.map(lambda x: np.asarray(x[slot]), self._members)
+
+    def reset_training_loss(self, slot: int) -> float:
+        """Return the slot's mean training loss (nats a token; NaN if nothing was seen) since the last call, and start anew."""
+        m = self._members
+        total, tokens = float(m.loss_sum[slot]), float(m.loss_tokens[slot])
+        self._members = dataclasses.replace(
+            m, loss_sum=m.loss_sum.at[slot].set(0.0), loss_tokens=m.loss_tokens.at[slot].set(0.0)
+        )
+        return total / tokens if tokens else float('nan')
+
+    def steps(self) -> np.ndarray:
+        """Return the updates done by each slot, int32 [M]."""
+        return np.asarray(self._members.step)
+
+    def alive(self) -> np.ndarray:
+        """Return which slots have not diverged, bool [M]."""
+        return np.asarray(self._members.alive)
+
+    def advance(self, to_step_M: list[int], on_chunk=None) -> None:
+        """Train every slot to its own number of updates; slots already there, or diverged, idle.
+
+        Args:
+          to_step_M: wanted updates by slot; None or a smaller number leaves the slot alone.
+          on_chunk: called without arguments after every chunk (progress, interrupts).
+        """
+        micro_M = np.zeros(self.width, int)
+        position_M = np.zeros(self.width, int)
+        for slot, target in enumerate(to_step_M):
+            if target is None or self._info[slot] is None or not self.alive()[slot]:
+                continue
+            per_update = self._info[slot][0].batch_size // MICRO_BATCH
+            position_M[slot] = int(self._members.step[slot]) * per_update + int(self._members.micro[slot])
+            micro_M[slot] = max(0, target * per_update - position_M[slot])
+        total = int(micro_M.max(initial=0))
+        for start in range(0, total, CHUNK):
+            index_SMB = np.zeros((CHUNK, self.width, MICRO_BATCH), np.int32)
+            for slot in np.flatnonzero(micro_M > start):
+                seed = self._info[slot][1]
+                count = min(CHUNK, micro_M[slot] - start) * MICRO_BATCH
+                first = (position_M[slot] + start) * MICRO_BATCH
+                index_SMB.reshape(CHUNK, self.width, MICRO_BATCH)[: count // MICRO_BATCH, slot] = order(
+                    seed, first, count, len(self.rows.length_N)
+                ).reshape(-1, MICRO_BATCH)
+            left_M = np.clip(micro_M - start, 0, CHUNK).astype(np.int32)
+            self._members = self._advance(
+                self._params, self._members, self._hyper, self._device_rows, index_SMB, left_M, left_M.max()
+            )
+            if on_chunk is not None:
+                on_chunk()
+        jax.block_until_ready(self._members)
+
+    def evaluate(self, rows: Rows, batch: int = 64) -> list['Evaluation']:
+        """Return each slot's loss and exact match on `rows` (dropout off)."""
+        sums = np.zeros((3, self.width))
+        n = len(rows.length_N)
+        for start in range(0, n, batch):
+            part = rows.take_padded(np.arange(start, min(start + batch, n)), batch)
+            sums += np.asarray(self._evaluate(self._params, self._members.trainable, self._hyper['adapter'], part))
+        with np.errstate(invalid='ignore'):
+            return [Evaluation(float(s / max(t, 1.0)), float(e / n), int(t)) for s, t, e in sums.T]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Loss in nats per answer-and-stop token, exact match as a share of examples, and the number of tokens."""
+
+    loss: float
+    exact_match: float
+    num_tokens: int
+
+
+def answer_scores(graphdef, method: str, params, trainable, settings, rows: Rows, key_M):
+    """Return nats, mask and whether the arg max is right, each [M, B, A], on the answers of rows [M, B, ...]."""
+    model = nnx.merge(graphdef, params)
+    m, b, length = rows.tokens_NL.shape
+    tokens_BL = rows.tokens_NL.reshape(m * b, length)
+    hidden_BLD = METHODS[method].hidden(model, trainable, settings, tokens_BL, key_M)
+    # The token at position p is predicted at p - 1: only the answers' positions meet the output head.
+    offset_A = jnp.arange(rows.max_answer)
+    index_BA = rows.answer_start_N.reshape(-1, 1) + offset_A[None, :]
+    mask_BA = index_BA < rows.length_N.reshape(-1, 1)
+    index_BA = jnp.minimum(index_BA, length - 1)
+    targets_BA = jnp.take_along_axis(tokens_BL, index_BA, axis=1)
+    x_BAD = jnp.take_along_axis(hidden_BLD, index_BA[:, :, None] - 1, axis=1)
+    logits_BAV = METHODS[method].logits(model, trainable, x_BAD)
+    nats_BA = optax.softmax_cross_entropy_with_integer_labels(logits_BAV, targets_BA)
+    right_BA = jnp.argmax(logits_BAV, axis=-1) == targets_BA
+    shape = (m, b, rows.max_answer)
+    return nats_BA.reshape(shape), mask_BA.reshape(shape), right_BA.reshape(shape)
+
+
+def _evaluate(graphdef, method, params, trainable, settings, rows: Rows):
+    """Return [3, M]: nats, tokens, exact matches, of the same rows [B, ...] for every member; rows of length 0 are padding."""
+    m = jax.tree.leaves(trainable)[0].shape[0]
+    rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (m, *x.shape)), rows)
+    nats, mask, right = answer_scores(graphdef, method, params, trainable, settings, rows, None)
+    exact = jnp.all(right | ~mask, axis=-1) & jnp.any(mask, axis=-1)
+    return jnp.stack(
+        [
+            jnp.sum(nats * mask, axis=(1, 2)),
+            jnp.sum(mask, axis=(1, 2), dtype=jnp.float32),
+            jnp.sum(exact, axis=1, dtype=jnp.float32),
+        ]
+    )
+
+
+def _advance(graphdef, method, params, members: Member, hyper, rows: Rows, index_SMB, left_M, num):
+    """Run the first `num` micro-batches of index [S, M, B]; member m takes part while its count `left_M` lasts."""
+
+    def body(i, members):
+        batch = rows.take(index_SMB[i])
+        return _micro_step(graphdef, method, params, members, hyper, batch, i < left_M)
+
+    return jax.lax.fori_loop(0, num, body, members)
+
+
+def _micro_step(graphdef, method, params, members: Member, hyper, rows: Rows, active_M):
+    """Accumulate one micro-batch a member and update the members whose batch is complete."""
+    number_M = members.step * hyper['micro_batches'] + members.micro
+    fold = lambda key, n: jax.random.fold_in(jax.random.wrap_key_data(key), n)  # noqa: E731
+    key_M = jax.vmap(fold)(members.key, number_M)
+
+    def loss(trainable):
+        nats, mask, _ = answer_scores(graphdef, method, params, trainable, hyper['adapter'], rows, key_M)
+        nats_M = jnp.sum(nats * mask, axis=(1, 2))
+        return jnp.sum(nats_M), (nats_M, jnp.sum(mask, axis=(1, 2), dtype=jnp.float32))
+
+    grads, (nats_M, tokens_M) = jax.grad(loss, has_aux=True)(members.trainable)
+    alive_M = members.alive & jnp.isfinite(nats_M)
+    active_M = active_M & alive_M
+    grads = jax.tree.map(lambda g, s: jnp.where(_like(active_M, g), g + s, s), grads, members.gradients)
+    members = dataclasses.replace(
+        members,
+        gradients=grads,
+        tokens=members.tokens + jnp.where(active_M, tokens_M, 0.0),
+        micro=members.micro + active_M,
+        alive=alive_M,
+        loss_sum=members.loss_sum + jnp.where(active_M, nats_M, 0.0),
+        loss_tokens=members.loss_tokens + jnp.where(active_M, tokens_M, 0.0),
+    )
+    full_M = active_M & (members.micro >= hyper['micro_batches'])
+    return jax.lax.cond(jnp.any(full_M), partial(_update, hyper['optimizer'], full_M), lambda m: m, members)
+
+
+def _update(hyper, full_M, members: Member) -> Member:
+    """Apply the accumulated gradients of the members in `full_M`; one whose update is not finite dies with its old weights."""
+    mean = jax.tree.map(lambda g: g / _like(jnp.maximum(members.tokens, 1.0), g), members.gradients)
+    trainable, opt_state = jax.vmap(optimizer.update)(hyper, members.step, mean, members.opt_state, members.trainable)
+    finite_M = jnp.stack([jnp.all(jnp.isfinite(x.reshape(x.shape[0], -1)), axis=1) for x in jax.tree.leaves(trainable)])
+    finite_M = jnp.all(finite_M, axis=0)
+    done_M = full_M & finite_M
+    select = lambda new, old: jnp.where(_like(done_M, new), new, old)  # noqa: E731
+    return dataclasses.replace(
+        members,
+        trainable=jax.tree.map(select, trainable, members.trainable),
+        opt_state=jax.tree.map(select, opt_state, members.opt_state),
+        gradients=jax.tree.map(lambda g: jnp.where(_like(full_M, g), 0.0, g), members.gradients),
+        tokens=jnp.where(full_M, 0.0, members.tokens),
+        step=members.step + done_M,
+        micro=jnp.where(full_M, 0, members.micro),
+        alive=members.alive & (finite_M | ~full_M),
+    )
+
+
+def _like(mask_M: Array, leaf: Array) -> Array:
+    return mask_M.reshape(-1, *[1] * (leaf.ndim - 1))
