@@ -30,6 +30,7 @@ class TaskTable:
     reference_value: float  # of the model before finetuning
     reference_seconds: float  # of one forward example: the unit of transferable cost
     dataset: str = ''  # empty: the task is a dataset of its own
+    max_examples: float = 1.0  # of a full run; 1: unknown, then costs transfer between full runs of one length only
 
     def __post_init__(self):
         wanted = (len(self.configurations), len(self.fractions_T))
@@ -90,7 +91,8 @@ def _task_table(rows: list[dict], task: Mapping, metric: str) -> TaskTable:
         task=task['task'], metric=metric, meta_features=_prefixed(task, 'meta_features.', missing=np.nan),
         configurations=[_prefixed(measured[0], 'configuration.') for measured in runs.values()],
         fractions_T=fractions_T, values_CT=values_CT, costs_CT=costs_CT, reference_value=float(reference),
-        reference_seconds=float(task['reference_seconds']), dataset=task['dataset'])
+        reference_seconds=float(task['reference_seconds']), dataset=task['dataset'],
+        max_examples=float(task['max_examples']))
 
 
 def _value(row: Mapping, metric: str) -> float:
