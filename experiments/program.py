@@ -34,7 +34,7 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scipy', 'pandas', 'tran
 
 
 def setting(default: Any, help: str, unit: str | None = None, choices: Sequence[str] | None = None) -> Any:
-    """Returns a dataclass field with its help, unit and allowed values; `REQUIRED` as default makes the flag mandatory."""
+    """Returns a dataclass field with its help, unit and allowed values; with `REQUIRED` as default it must be given."""
     return dataclasses.field(default=default, metadata={'help': help, 'unit': unit, 'choices': choices})
 
 
@@ -85,7 +85,7 @@ def _stop(sentence: str, code: int) -> NoReturn:
 
 
 def read_flags(settings_class: type[S], argv: Sequence[str]) -> S:
-    """Parses `argv` into `settings_class`, whose `__post_init__` validates; raises InputError with the nearest names."""
+    """Parses `argv` into `settings_class`, whose `__post_init__` validates; InputError gives the nearest names."""
     values = flags.FlagValues()
     hints = typing.get_type_hints(settings_class)
     fields = dataclasses.fields(settings_class)  # type: ignore[arg-type]
@@ -99,7 +99,9 @@ def read_flags(settings_class: type[S], argv: Sequence[str]) -> S:
     try:
         rest = values(['program', *argv])[1:]
     except flags.UnrecognizedFlagError as error:
-        raise InputError(f'unknown flag --{error.flagname}; {_nearest(error.flagname, [f.name for f in fields])}') from None
+        raise InputError(
+            f'unknown flag --{error.flagname}; {_nearest(error.flagname, [f.name for f in fields])}'
+        ) from None
     except flags.Error as error:
         raise InputError(' '.join(str(error).split())) from None
     if rest:
@@ -200,15 +202,15 @@ def prepare_workdir(
     for name in ('experiment', *identity_fields, 'fingerprints'):
         if found.get(name) != record[name]:
             raise WorkdirError(
-                f'{workdir} is a workdir of another task: its {name} is {found.get(name)!r}, asked is {record[name]!r}; '
-                f'give another --workdir'
+                f'{workdir} is a workdir of another task: its {name} is {found.get(name)!r}, asked is {record[name]!r};'
+                f' give another --workdir'
             )
     write_json(path, record)
     return Path(workdir)
 
 
 def write_json(path: Path, record: Any) -> None:
-    """Writes `record` so that a reader sees the old file or the new one, never a part; NaN and infinity become null."""
+    """Writes `record` so that a reader sees all of the old or of the new file; NaN and infinity become null."""
     partial = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         partial.write_text(json.dumps(_strict(record), indent=2, allow_nan=False, default=str) + '\n')
@@ -255,7 +257,7 @@ def cache_directory() -> Path:
 
 
 def use_compilation_cache() -> None:
-    """Lets JAX keep every compiled program on disk; without a writable cache it compiles each time, as it would anyway."""
+    """Lets JAX keep every compiled program on disk; without a writable cache it compiles each time."""
     directory = cache_directory() / 'jax'
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -265,7 +267,7 @@ def use_compilation_cache() -> None:
         return
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
         jax.config.update('jax_compilation_cache_dir', str(directory))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

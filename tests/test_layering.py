@@ -62,7 +62,14 @@ def test_packages_import_only_what_the_architecture_allows(path):
     allowed = allowed_imports()[package] | {package, 'errors', '__version__'}
     found = {name.split('.')[1] for name in imports(path) if name.startswith('metaft.')}
     assert found <= allowed, f'{relative(path)} imports metaft.{found - allowed}'
-    outside = {name.split('.')[0] for name in imports(path)} & {'experiments', 'launch', 'tests', 'absl', 'torch', 'peft'}
+    outside = {name.split('.')[0] for name in imports(path)} & {
+        'experiments',
+        'launch',
+        'tests',
+        'absl',
+        'torch',
+        'peft',
+    }
     assert not outside, f'{relative(path)} imports {outside}'
 
 

@@ -111,8 +111,9 @@ def test_interrupts_let_main_save_and_say_how_to_go_on(number, code, tmp_path):
         '@dataclasses.dataclass\n'
         'class Settings: pass\n'
         'def main(settings):\n'
-        '    print("ready", flush=True)\n'
-        '    try: time.sleep(60)\n'
+        '    try:\n'
+        '        print("ready", flush=True)\n'
+        '        time.sleep(60)\n'
         '    finally: print("saved", flush=True)\n'
         'program.run(main, Settings)\n'
     )
@@ -128,7 +129,7 @@ def test_interrupts_let_main_save_and_say_how_to_go_on(number, code, tmp_path):
 
 def test_a_workdir_resumes_its_own_job_only(tmp_path):
     workdir = tmp_path / 'a' / 'b'
-    prepare = lambda **changes: program.prepare_workdir(  # noqa: E731
+    prepare = lambda **changes: program.prepare_workdir(
         workdir, dataclasses.replace(Settings(), **changes), ('seed', 'methods'), fingerprints={'train': 'abc'}
     )
     prepare()
