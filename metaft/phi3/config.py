@@ -15,8 +15,8 @@ _HARMLESS = frozenset(
     '_attn_implementation _name_or_path architectures attn_implementation auto_map begin_suppress_tokens bad_words_ids'
     ' decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size'
     ' exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label label2id'
-    ' length_penalty max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams num_return_sequences'
-    ' output_attentions output_hidden_states output_scores prefix problem_type remove_invalid_values repetition_penalty'
+    ' length_penalty max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams'
+    ' num_return_sequences output_attentions output_hidden_states output_scores prefix problem_type remove_invalid_values repetition_penalty'
     ' return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss'
     ' tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache'.split()
 )
@@ -120,11 +120,11 @@ class Phi3Config:
         architectures = ' '.join(values.get('architectures') or ())
         if model_type == 'phi3small' or 'Phi3Small' in architectures:
             raise ModelError(
-                'the model is Phi-3-small, another architecture (block-sparse attention, LayerNorm); metaft runs Phi-3 mini '
-                'and medium, Phi-3.5-mini, Phi-4 and Phi-4-mini.'
+                'the model is Phi-3-small, another architecture (block-sparse attention, LayerNorm); metaft runs Phi-3 '
+                'mini and medium, Phi-3.5-mini, Phi-4 and Phi-4-mini.'
             )
         if model_type != 'phi3':
-            raise ModelError(f"config.json has model_type {model_type!r}; metaft runs models of model_type 'phi3' only.")
+            raise ModelError(f"config.json has model_type {model_type!r}; metaft runs 'phi3' only.")
         missing = [name for name in _REQUIRED if name not in values]
         if missing:
             raise ModelError(f'config.json lacks {", ".join(missing)}.')
@@ -160,7 +160,7 @@ class Phi3Config:
 
 
 def _read_rope(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Joins transformers 4's three attributes and transformers 5's `rope_parameters`; returns fields and unknown names."""
+    """Joins transformers 4's three attributes and 5's `rope_parameters`; returns fields and unknown names."""
     scaling = {**(values.get('rope_scaling') or {}), **(values.get('rope_parameters') or {})}
     found = {
         name: scaling.pop(name, values.get(name, default))
@@ -210,12 +210,13 @@ def _contradictions(config: Phi3Config) -> list[str]:
             problems.append(f'{name} is {value!r} and must be a positive integer')
     if problems:
         return problems
-    if config.hidden_size % config.num_attention_heads:
-        problems.append(f'hidden_size {config.hidden_size} is no multiple of {config.num_attention_heads} attention heads')
-    if config.num_attention_heads % config.kv_heads:
-        problems.append(f'{config.num_attention_heads} attention heads are no multiple of {config.kv_heads} key-value heads')
+    heads, kv_heads = config.num_attention_heads, config.kv_heads
+    if config.hidden_size % heads:
+        problems.append(f'hidden_size {config.hidden_size} is no multiple of {heads} attention heads')
+    if heads % kv_heads:
+        problems.append(f'{heads} attention heads are no multiple of {kv_heads} key-value heads')
     if not 0 < config.rotary_dim <= config.head_dim or config.rotary_dim % 2:
-        problems.append(f'{config.rotary_dim} of {config.head_dim} head entries are rotated, which must be even and not 0')
+        problems.append(f'{config.rotary_dim} of {config.head_dim} head entries are rotated; an even number is needed')
     for name in ('short_factor', 'long_factor'):
         factors = getattr(config.rope_scaling, name, ())
         if factors and len(factors) != config.rotary_dim // 2:

@@ -112,10 +112,10 @@ class Block(nnx.Module):
 class Phi3(nnx.Module):
     """A Phi-3 causal language model.
 
-    `embed`, `hidden` and `logits` are the three parts of a forward pass, so that a caller can put a soft prompt in front
-    of the embeddings, or take the logits of some positions only. Tokens that pad on the right need no mask: no real
-    token sees them. Padding on the left needs `key_mask_BS`, and positions if the rotary angles are to be the same bits
-    (the outputs agree without, rotary positions being relative).
+    `embed`, `hidden` and `logits` are the three parts of a forward pass, so that a caller can put a soft prompt in
+    front of the embeddings, or take the logits of some positions only. Tokens that pad on the right need no mask: no
+    real token sees them. Padding on the left needs `key_mask_BS`; positions change rounding only, rotary angles being
+    relative (longrope apart, which goes by the largest).
 
     Args:
       config: the model's shape.
@@ -170,7 +170,7 @@ class Phi3(nnx.Module):
     def extend(
         self, x_BLD: jax.Array, positions_BL: jax.Array, key_mask_BS: jax.Array | None, cache: Cache
     ) -> tuple[jax.Array, Cache]:
-        """Runs `hidden` on the L tokens that follow those in the cache; `key_mask_BS` covers the S slots of the cache."""
+        """Runs `hidden` on the L tokens that follow those in the cache; `key_mask_BS` covers the cache's S slots."""
         x_BLD, layers = self._run(x_BLD, positions_BL, key_mask_BS, cache.layers, cache.length)
         return x_BLD, Cache(layers, cache.length + x_BLD.shape[1])
 

@@ -19,13 +19,14 @@ class Rotary(NamedTuple):
 
 
 def attention_factor(config: Phi3Config) -> float:
-    """Returns what longrope multiplies cosines and sines by, at every length: sqrt(1 + ln(max / original) / ln(original))."""
+    """Returns what longrope multiplies cosines and sines by at every length, sqrt(1 + ln(max / original) / ln(original))."""
     if config.rope_scaling is None:
         return 1.0
     if config.rope_scaling.attention_factor is not None:
         return config.rope_scaling.attention_factor
-    stretch = config.max_position_embeddings / config.original_max_position_embeddings
-    return 1.0 if stretch <= 1.0 else math.sqrt(1.0 + math.log(stretch) / math.log(config.original_max_position_embeddings))
+    original = config.original_max_position_embeddings
+    stretch = max(1.0, config.max_position_embeddings / original)
+    return math.sqrt(1.0 + math.log(stretch) / math.log(original))
 
 
 def rotary_tables(config: Phi3Config, positions_BL: jax.Array) -> Rotary:
@@ -50,11 +51,13 @@ def rotary_tables(config: Phi3Config, positions_BL: jax.Array) -> Rotary:
         scaling = config.rope_scaling
         if not scaling.short_factor or not scaling.long_factor:
             raise ModelError(
-                'this Phi-3 uses longrope and its factors are not known: they are part of the published checkpoint, not of '
-                'the preset; load the model with load_pretrained, or read its config.json.'
+                'this Phi-3 uses longrope and its factors are not known: they are part of the published checkpoint, not '
+                'of the preset; load the model with load_pretrained, or read its config.json.'
             )
-        short, long = (jnp.asarray(1.0 / (np.asarray(factor, np.float32) * frequencies))
-                       for factor in (scaling.short_factor, scaling.long_factor))
+        short, long = (
+            jnp.asarray(1.0 / (np.asarray(factor, np.float32) * frequencies))
+            for factor in (scaling.short_factor, scaling.long_factor)
+        )
         inverse = jnp.where(jnp.max(positions_BL) < config.original_max_position_embeddings, short, long)
     angles = positions_BL.astype(jnp.float32)[:, :, None, None] * inverse[None, None, None, :]
     factor = attention_factor(config)

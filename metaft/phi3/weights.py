@@ -31,7 +31,7 @@ Path = tuple[str | int, ...]
 
 
 def checkpoint_key(path: Path) -> str:
-    """Returns the checkpoint's name of the parameter at `path` of a `Phi3`: ('norm', 'scale') -> 'model.norm.weight'."""
+    """Returns a checkpoint's name of the parameter at `path` of a `Phi3`: ('norm', 'scale') -> 'model.norm.weight'."""
     parts = [str(part) for part in path if part not in ('kernel', 'scale')]
     return '.'.join([*([] if parts[0] == 'lm_head' else ['model']), *parts, 'weight'])
 
@@ -67,7 +67,7 @@ def load_pretrained(directory: str | os.PathLike[str], dtype: Any = jnp.float32)
       dtype: of the parameters, whatever the file's is.
 
     Raises:
-      ModelError: not a Phi-3, or tensors missing, unexpected, doubled, of another shape, or not readable; all are listed.
+      ModelError: not a Phi-3, or tensors missing, unexpected, doubled, mis-shaped, or not readable; all are listed.
     """
     directory = pathlib.Path(directory)
     config = load_config(directory)
@@ -110,10 +110,14 @@ def save_pretrained(model: Phi3, directory: str | os.PathLike[str], max_shard_by
     plain = nnx.state(nnx.eval_shape(lambda: Phi3(model.config, rngs=nnx.Rngs(0))))
     foreign = sorted('.'.join(map(str, path)) for path in {p for p, _ in nnx.to_flat_state(plain)} ^ set(leaves))
     if foreign:
-        raise ModelError(f'only a plain Phi-3 can be written (merge its adapter first); it differs in {", ".join(foreign[:5])}.')
+        raise ModelError(
+            f'only a plain Phi-3 can be written (merge its adapter); it differs in {", ".join(foreign[:5])}.'
+        )
     directory.mkdir(parents=True, exist_ok=True)
     shards = list(_shards({checkpoint_key(path): (path, leaf) for path, leaf in leaves.items()}, max_shard_bytes))
-    names = [SINGLE] if len(shards) == 1 else [f'model-{i:05d}-of-{len(shards):05d}.safetensors' for i in range(1, len(shards) + 1)]
+    names = [f'model-{i:05d}-of-{len(shards):05d}.safetensors' for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        names = [SINGLE]
     for name, shard in zip(names, shards, strict=True):
         tensors = {key: _to_host(path, leaf) for key, (path, leaf) in shard.items()}
         safetensors.numpy.save_file(tensors, _temporary(directory, name), {'format': 'pt'})
@@ -140,7 +144,8 @@ def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:
     if not index.exists():
         raise ModelError(f'{directory} has no weights: neither {SINGLE} nor {INDEX} (other formats are not read).')
     try:
-        return [directory / name for name in sorted(set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values()))]
+        shards = set(json.loads(index.read_text(encoding='utf-8'))['weight_map'].values())
+        return [directory / name for name in sorted(shards)]
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ModelError(f'{index} is no index of shards: {error!r}.') from error
 
