@@ -7,12 +7,14 @@
 #     launch/local.sh setup            makes .venv and does nothing else
 #
 # METAFT_PYTHON names the interpreter to build .venv with (3.11 or newer); by default the first one found.
+# METAFT_ACCELERATOR=cuda13|cuda12|tpu adds that extra of the locked JAX; without it JAX runs on the CPU.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 lock="$root/requirements.lock"
 venv="$root/.venv"
-stamp="$venv/.requirements.lock" # a copy of the lock that .venv was made from, written last
+accelerator=${METAFT_ACCELERATOR:-}
+stamp="$venv/.requirements.lock${accelerator:+.$accelerator}" # a copy of the lock that .venv was made from, written last
 
 fail() {
   printf 'error: %s\n' "$1" >&2
@@ -70,7 +72,7 @@ set_up() {
     echo 'bringing .venv up to requirements.lock' >&2
   fi
   if ! "$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --progress-bar off \
-    --retries 3 --requirement "$lock" >"$log" 2>&1; then
+    --retries 3 --requirement "$lock" ${accelerator:+"jax[$accelerator]"} >"$log" 2>&1; then
     tail -n 5 "$log" >&2
     if grep -qE 'Retry\(total=0,|ReadTimeoutError|problem confirming the ssl certificate' "$log"; then
       fail "the package index cannot be reached (pip's last lines are above); check the network or pip's index settings, then run the same command again."
