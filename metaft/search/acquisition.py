@@ -1,0 +1,137 @@
+"""What advancing a run promises: expected improvement at the end of what can still be paid, per cost of the next step.
+
+The budget is finite, so three grid points of each run count:
+
+    last    where it stands
+    next    where it would be looked at again; early points matter only through what they tell
+    reach   the furthest one that the remaining seconds pay for; the best value until there is what can be gained
+
+and one run is special: the *plan*, the run with the best predicted value within its reach, which would be advanced to
+that end if nothing more were explored. Improvement is counted from the plan's prediction or the incumbent, whichever is
+better, and a step that leaves too little for the plan is charged with what the plan loses:
+
+    gain_c(best) = max over t in (last, reach] of EI_c,t(best)
+    score(c)     = (gain_c(min(incumbent, plan)) - loss(c)) / seconds(last -> next)^cost_exponent
+    loss(c)      = gain_plan(incumbent) - gain_plan(incumbent) with the reach that is left after the step
+
+Everything is vectorised NumPy over [C, T]: a decision takes about a millisecond beside the surrogate's prediction.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from metaft.search.observations import Observations
+
+
+class Prediction(Protocol):
+    """What search asks of a surrogate's prediction; see `metaft.surrogate`."""
+
+    @property
+    def mean_CT(self) -> np.ndarray:
+        """Expected value, lower is better."""
+
+    @property
+    def cost_seconds_CT(self) -> np.ndarray:
+        """Expected cumulative seconds; the observed ones where there are any."""
+
+    def quantile_CT(self, probability: float) -> np.ndarray:
+        """Value below which the outcome lies with this probability."""
+
+    def expected_improvement_CT(self, best_value: float) -> np.ndarray:
+        """E[max(0, g(best_value) - g(value))] for the surrogate's monotone transformation g."""
+
+
+class Acquisition(NamedTuple):
+    """The decision's numbers, one a configuration."""
+
+    score_C: np.ndarray  # -inf: cannot be advanced with what remains
+    gain_C: np.ndarray  # expected improvement over the incumbent at reach; 0 where it cannot be advanced
+    next_C: np.ndarray  # grid index to advance to; where it stands if it cannot
+    reach_C: np.ndarray  # likewise
+    seconds_C: np.ndarray  # predicted, of the step
+    plan: int  # -1: nothing can be advanced
+
+
+def evaluate(
+    observations: Observations,
+    prediction: Prediction,
+    remaining_seconds: float,
+    *,
+    cost_exponent: float,
+    minimum_step_seconds: float,
+) -> Acquisition:
+    """Scores every configuration; the largest score is the best step.
+
+    Args:
+      observations: so far.
+      prediction: of all configurations, conditioned on the observations.
+      remaining_seconds: of the budget.
+      cost_exponent: 0 leaves the cost of the step out, 1 divides by it.
+      minimum_step_seconds: a step over cheap early grid points goes on to the first one that costs at least this much.
+    """
+    last_C = observations.last_grid_index_C
+    rows = np.arange(len(last_C))
+    ahead_CT = seconds_ahead(observations, np.asarray(prediction.cost_seconds_CT, np.float64))
+    reach_C = furthest(ahead_CT, last_C, remaining_seconds)
+    next_C = np.minimum(_first_at_least(ahead_CT, last_C, minimum_step_seconds), reach_C)
+    can_advance_C = reach_C > last_C
+    if not can_advance_C.any():
+        zero_C = np.zeros(len(rows))
+        return Acquisition(np.full(len(rows), -np.inf), zero_C, last_C, last_C, zero_C, -1)
+
+    grid = np.arange(ahead_CT.shape[1])[None, :]
+    is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
+    middle_CT = np.asarray(prediction.quantile_CT(0.5), np.float64)
+    promised_C = np.min(np.where(is_ahead_CT, middle_CT, np.inf), axis=1)
+    plan = int(np.argmin(promised_C))
+    best = observations.best_value
+    improvement_CT = np.where(is_ahead_CT, np.asarray(prediction.expected_improvement_CT(best), np.float64), 0.0)
+    gain_CT = np.maximum.accumulate(improvement_CT, axis=1)  # of the best checkpoint until there
+    target_C = gain_CT[:, -1]
+    if promised_C[plan] < best:
+        beyond_CT = np.asarray(prediction.expected_improvement_CT(float(promised_C[plan])), np.float64)
+        target_C = np.max(np.where(is_ahead_CT, beyond_CT, 0.0), axis=1)
+
+    # What the plan still gains after each step of another run.
+    step_C = ahead_CT[rows, next_C]
+    left_CT = is_ahead_CT[plan][None, :] & (step_C[:, None] + ahead_CT[plan][None, :] <= remaining_seconds)
+    loss_C = gain_CT[plan, -1] - np.max(np.where(left_CT, gain_CT[plan][None, :], 0.0), axis=1)
+    loss_C[plan] = 0.0
+
+    net_C = target_C - loss_C
+    # A cost below a thousandth of the rest is free: the ratio says nothing there.
+    cost_C = np.maximum(step_C, 1e-3 * remaining_seconds) ** cost_exponent
+    score_C = np.where(net_C > 0, net_C / cost_C, net_C)  # a loss is not made smaller by costing much
+    return Acquisition(
+        score_C=np.where(can_advance_C, score_C, -np.inf),
+        gain_C=gain_CT[:, -1],
+        next_C=np.where(can_advance_C, next_C, last_C),
+        reach_C=reach_C,
+        seconds_C=np.where(can_advance_C, step_C, 0.0),
+        plan=plan,
+    )
+
+
+def seconds_ahead(observations: Observations, cost_seconds_CT: np.ndarray) -> np.ndarray:
+    """Returns the seconds from where each run stands to each grid point, start-up and one measurement included.
+
+    Not decreasing along the grid; 0 at and before the point where a run stands.
+    """
+    grid = np.arange(cost_seconds_CT.shape[1])[None, :]
+    own_CT = np.maximum.accumulate(cost_seconds_CT - observations.spent_seconds_C[:, None], axis=1)
+    start_C = np.where(observations.started_C, 0.0, observations.overhead_seconds_C)
+    ahead_CT = np.maximum(own_CT, 0.0) + start_C[:, None] + observations.measurement_seconds
+    return np.where(grid > observations.last_grid_index_C[:, None], ahead_CT, 0.0)
+
+
+def furthest(ahead_CT: np.ndarray, last_C: np.ndarray, remaining_seconds: float) -> np.ndarray:
+    """Returns the furthest grid index that the seconds pay for, `last_C` where they pay for none."""
+    grid = np.arange(ahead_CT.shape[1])[None, :]
+    return np.maximum(np.max(np.where(ahead_CT <= remaining_seconds, grid, -1), axis=1), last_C)
+
+
+def _first_at_least(ahead_CT: np.ndarray, last_C: np.ndarray, seconds: float) -> np.ndarray:
+    grid = np.arange(ahead_CT.shape[1])[None, :]
+    is_long_CT = (grid > last_C[:, None]) & (ahead_CT >= seconds)
+    return np.where(is_long_CT.any(axis=1), np.argmax(is_long_CT, axis=1), ahead_CT.shape[1] - 1)

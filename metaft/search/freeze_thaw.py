@@ -1,0 +1,81 @@
+"""Freeze-thaw search: ask the surrogate, advance the run that promises most per cost, look again.
+
+Freeze-thaw: Swersky, Snoek and Adams, arXiv 1406.3896. The surrogate conditions on the observations in one forward
+pass, so a decision costs milliseconds and every grid point is an occasion to change one's mind.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from metaft.search import acquisition
+from metaft.search.acquisition import Acquisition, Prediction
+from metaft.search.observations import Observations, Suggestion
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeThawSettings:
+    """The policy; defaults chosen by replay over published curves (see the docstring of `acquisition`)."""
+
+    cost_exponent: float = 0.5  # of the seconds of a step; 0 ignores the cost, 1 divides by it
+    minimum_step_share: float = 0.01  # of the whole budget: a cheaper step is not worth a decision
+    reserve_share: float = 0.02  # of the remaining seconds, kept for the error of the predicted cost
+    minimum_gain: float = 1e-5  # in the surrogate's transformed unit: below it nothing can be gained any more
+
+    def __post_init__(self):
+        if self.cost_exponent < 0:
+            raise ValueError(f'cost_exponent is {self.cost_exponent}; it must be at least 0')
+        for name in ('minimum_step_share', 'reserve_share'):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be in [0, 1)')
+
+
+@dataclasses.dataclass(frozen=True)
+class FreezeThaw:
+    """Searcher over the posterior of a surrogate.
+
+    Attributes:
+      predict: from observations to the prediction of all configurations, conditioned on them.
+      settings: the policy.
+    """
+
+    predict: Callable[[Observations], Prediction]
+    settings: FreezeThawSettings = FreezeThawSettings()
+
+    def suggest(self, observations: Observations, remaining_seconds: float, width: int = 1) -> list[Suggestion]:
+        """Returns up to `width` runs to advance at once, best first; an empty list when nothing can be gained.
+
+        Further slots are chosen as if the ones before had given what was predicted (the believer's lie of Ginsbourger
+        et al. 2010), so that a second run which promises the same for the same reason gives way to another.
+        """
+        suggestions: list[Suggestion] = []
+        believed = observations
+        for _ in range(width):
+            prediction = self.predict(believed)
+            decision = self.evaluate(believed, prediction, remaining_seconds)
+            taken = [s.configuration_index for s in suggestions]
+            score_C = decision.score_C.copy()
+            score_C[taken] = -np.inf
+            gain_C = np.where(np.isfinite(score_C), decision.gain_C, 0.0)
+            c = int(np.argmax(score_C))
+            if score_C[c] == -np.inf or gain_C.max() <= self.settings.minimum_gain:
+                break
+            t = int(decision.next_C[c])
+            suggestions.append(Suggestion(c, t))
+            if len(suggestions) < width:
+                value = float(np.asarray(prediction.quantile_CT(0.5))[c, t])
+                seconds = float(np.asarray(prediction.cost_seconds_CT)[c, t])
+                believed = believed.observe(c, t, value, max(seconds, float(believed.spent_seconds_C[c])))
+        return suggestions
+
+    def evaluate(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> Acquisition:
+        """Returns the numbers behind a suggestion, one a configuration."""
+        budget_seconds = remaining_seconds + float(observations.spent_seconds_C.sum())
+        return acquisition.evaluate(
+            observations,
+            prediction,
+            remaining_seconds * (1.0 - self.settings.reserve_share),
+            cost_exponent=self.settings.cost_exponent,
+            minimum_step_seconds=self.settings.minimum_step_share * budget_seconds,
+        )

@@ -1,0 +1,122 @@
+"""The searcher: what it may never do, whatever the posterior; and what it must do when the posterior is right."""
+
+import numpy as np
+import pytest
+
+from metaft.metadataset.tables import TaskTable
+from metaft.search.freeze_thaw import FreezeThaw, FreezeThawSettings
+from metaft.search.replay import replay
+from tests.search.beliefs import FRACTIONS_T, GaussianBelief, curves, empty, seconds
+
+
+def random_belief(rng, num_C=8):
+    cost_C = np.exp(rng.normal(size=num_C)) * 10.0
+    return GaussianBelief(curves(rng.uniform(0.5, 2.5, num_C)), seconds(cost_C), sd=0.4)
+
+
+def random_table(rng, belief):
+    values_CT = (
+        belief.mean_CT + 0.4 * rng.normal(size=(len(belief.mean_CT), 1)) + 0.05 * rng.normal(size=belief.mean_CT.shape)
+    )
+    values_CT[0, 2:] = np.inf
+    return TaskTable(
+        'made',
+        'loss',
+        {},
+        [{'index': c} for c in range(len(values_CT))],
+        FRACTIONS_T,
+        values_CT,
+        belief.seconds_CT * np.exp(0.05 * rng.normal(size=(len(values_CT), 1))),
+        3.0,
+        1.0,
+    )
+
+
+@pytest.mark.parametrize('width', [1, 3])
+@pytest.mark.parametrize('seed', range(4))
+def test_it_never_goes_back_nor_beyond_the_grid_nor_to_a_diverged_run(seed, width):
+    rng = np.random.default_rng(seed)
+    belief = random_belief(rng)
+    table, searcher = random_table(rng, belief), FreezeThaw(belief)
+    observations, remaining = empty(8), 60.0
+    for _ in range(60):
+        suggestions = searcher.suggest(observations, remaining, width)
+        assert len({s.configuration_index for s in suggestions}) == len(suggestions) <= width
+        if not suggestions:
+            break
+        for c, t in suggestions:
+            assert observations.last_grid_index_C[c] < t < 5 and not observations.diverged_C[c]
+            cost = max(float(table.costs_CT[c, t]), float(observations.spent_seconds_C[c]))
+            remaining -= cost - float(observations.spent_seconds_C[c])
+            observations = observations.observe(c, t, float(table.values_CT[c, t]), cost)
+    assert not suggestions and observations.num_measurements > 3
+
+
+def test_nothing_is_suggested_when_what_remains_reaches_nothing():
+    belief = GaussianBelief(curves([1.0, 1.0]), seconds([16.0, 32.0]))
+    searcher = FreezeThaw(belief)
+    assert searcher.suggest(empty(2), 0.9) == []
+    assert searcher.suggest(empty(2), 0.0) == []
+    assert [s.configuration_index for s in searcher.suggest(empty(2), 1.5)] == [0]
+
+
+def test_nothing_is_suggested_when_nothing_can_be_gained():
+    belief = GaussianBelief(curves([2.0, 2.5]), seconds([16.0, 16.0]), sd=1e-6)
+    observations = empty(2).observe(0, 4, 1.0, cost_seconds=16.0)
+    sure = FreezeThaw(GaussianBelief(belief.mean_CT - [[1.0], [0.0]], belief.seconds_CT, sd=1e-6))
+    assert sure.suggest(observations, 100.0) == []
+
+
+def test_renumbering_the_configurations_renumbers_the_suggestions():
+    rng = np.random.default_rng(5)
+    belief = random_belief(rng)
+    order = rng.permutation(8)
+    shuffled = GaussianBelief(belief.mean_CT[order], belief.seconds_CT[order], sd=belief.sd)
+    observations = empty(8).observe(2, 1, 1.9, 2.0).observe(5, 3, 1.7, 5.0)
+    renumbered = (
+        empty(8).observe(int(np.argmax(order == 2)), 1, 1.9, 2.0).observe(int(np.argmax(order == 5)), 3, 1.7, 5.0)
+    )
+    suggestions = FreezeThaw(belief).suggest(observations, 40.0, width=4)
+    assert [(int(order[c]), t) for c, t in FreezeThaw(shuffled).suggest(renumbered, 40.0, width=4)] == suggestions
+
+
+def test_with_a_perfect_posterior_the_best_run_is_taken_to_its_end():
+    rng = np.random.default_rng(1)
+    values_CT = curves(rng.uniform(0.5, 2.5, 20))
+    seconds_CT = seconds(np.full(20, 10.0))
+    table = TaskTable('made', 'loss', {}, [{}] * 20, FRACTIONS_T, values_CT, seconds_CT, 3.0, 1.0)
+    searcher = FreezeThaw(GaussianBelief(values_CT, seconds_CT, sd=1e-6))
+    trajectory = replay(searcher, table, budget_seconds=10.5)  # one full run and the reserve
+    assert trajectory.observations.incumbent().value == values_CT.min()
+    assert {event.configuration_index for event in trajectory.events} == {int(values_CT[:, -1].argmin())}
+
+
+def test_the_last_seconds_finish_the_best_run_rather_than_start_others():
+    """Freeze-thaw at two full runs over thirty equal priors: it explores, and still ends with a finished run."""
+    finished = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        prior = GaussianBelief(np.tile(curves([1.5]), (30, 1)), seconds(np.full(30, 10.0)), sd=0.4)
+        drawn = np.linalg.cholesky(0.95 ** np.abs(np.arange(5)[:, None] - np.arange(5)[None, :]) + 1e-9 * np.eye(5))
+        values_CT = prior.mean_CT + 0.4 * rng.normal(size=(30, 5)) @ drawn.T
+        table = TaskTable('made', 'loss', {}, [{}] * 30, FRACTIONS_T, values_CT, prior.seconds_CT, 3.0, 1.0)
+        trajectory = replay(FreezeThaw(prior), table, budget_seconds=20.0)
+        finished.append(trajectory.observations.incumbent().grid_index == 4)
+        assert trajectory.observations.started_C.sum() >= 5
+        assert trajectory.observations.incumbent().value < np.median(values_CT.min(axis=1))
+    assert np.mean(finished) >= 0.75
+
+
+def test_slots_are_not_filled_with_twins():
+    """Two configurations of the same curve promise the same; a third one promises a little less, but its own."""
+    correlation_CC = np.array([[1.0, 0.999, 0.0], [0.999, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    belief = GaussianBelief(curves([1.0, 1.0, 1.1]), seconds([10.0, 10.0, 10.0]), sd=0.3, correlation_CC=correlation_CC)
+    chosen = [s.configuration_index for s in FreezeThaw(belief).suggest(empty(3), 100.0, width=2)]
+    assert 2 in chosen and len(chosen) == 2
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match='cost_exponent is -1'):
+        FreezeThawSettings(cost_exponent=-1)
+    with pytest.raises(ValueError, match=r'reserve_share is 1.5; it must be in \[0, 1\)'):
+        FreezeThawSettings(reserve_share=1.5)
