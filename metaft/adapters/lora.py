@@ -10,6 +10,7 @@ the base is.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 
@@ -33,22 +34,26 @@ def module_paths(num_layers: int) -> list[tuple[str, int, str, str]]:
     ]
 
 
-def init(model: Phi3, key: Array, *, rank: int, max_rank: int) -> dict:
-    """Return one member's adapter: A ~ U(-1/sqrt(D), 1/sqrt(D)) on the first `rank` columns, B = 0, so that it changes nothing.
+def init(model: Phi3, key: Array, mask_R: Array) -> dict:
+    """Return one member's adapter: A ~ U(-1/sqrt(D), 1/sqrt(D)) on the columns in use, B = 0, so that it changes nothing.
 
     Args:
       model: gives the layers' widths.
       key: typed PRNG key.
-      rank: r, at most `max_rank`.
-      max_rank: R, the width that all members of a population share.
+      mask_R: `rank_mask`; its width R is what all members of a population share.
     """
-    mask_R = rank_mask(rank, max_rank)
-    adapter = {}
-    for index, (path, layer, group, name) in enumerate(module_paths(model.config.num_hidden_layers)):
-        d, f = getattr(getattr(model.layers[layer], _PARENT[group]), name).kernel.shape
-        a_DR = jax.random.uniform(jax.random.fold_in(key, index), (d, max_rank), jnp.float32, -1.0, 1.0) * d**-0.5
-        adapter[path] = {'lora_A': a_DR * mask_R[None, :], 'lora_B': jnp.zeros((max_rank, f), jnp.float32)}
-    return adapter
+    shapes = {
+        path: getattr(getattr(model.layers[layer], _PARENT[group]), name).kernel.shape
+        for path, layer, group, name in module_paths(model.config.num_hidden_layers)
+    }
+    rank = mask_R.size
+    # One draw for all layers: a random generator a layer would triple the time to compile.
+    draw = jax.random.uniform(key, (sum(d for d, _ in shapes.values()), rank), jnp.float32, -1.0, 1.0) * mask_R[None, :]
+    ends = np.cumsum([d for d, _ in shapes.values()])
+    return {
+        path: {'lora_A': draw[end - d : end] * d**-0.5, 'lora_B': jnp.zeros((rank, f), jnp.float32)}
+        for (path, (d, f)), end in zip(shapes.items(), ends, strict=True)
+    }
 
 
 def rank_mask(rank: int, max_rank: int) -> Array:

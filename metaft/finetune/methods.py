@@ -18,14 +18,14 @@ class Method:
     """What a population needs to know of a method.
 
     Attributes:
-      init: (model, configuration, key) -> one member's trainable pytree, float32.
       settings: configuration -> one member's untrained arrays.
+      init: (model, settings, key) -> one member's trainable pytree, float32.
       hidden: (model, adapter_M, settings_M, tokens [M*B, L], key_M or None) -> [M*B, L, D].
       logits: (model, adapter_M, hidden [M*B, A, D]) -> float32 [M*B, A, V].
     """
 
-    init: Callable[[Phi3, Configuration, Array], dict]
     settings: Callable[[Configuration], dict]
+    init: Callable[[Phi3, dict, Array], dict]
     hidden: Callable[..., Array]
     logits: Callable[..., Array]
 
@@ -37,22 +37,22 @@ def _base_logits(model: Phi3, adapter: dict, x_BLD: Array) -> Array:
 
 METHODS = {
     'lora': Method(
-        init=lambda model, c, key: lora.init(model, key, rank=c.rank, max_rank=MAX_RANK),
         settings=lambda c: lora.settings(
             rank=c.rank, alpha=c.alpha_ratio * c.rank, dropout=c.dropout, targets=c.targets, max_rank=MAX_RANK
         ),
+        init=lambda model, settings, key: lora.init(model, key, settings['rank_mask']),
         hidden=lora.hidden,
         logits=_base_logits,
     ),
     'prompt': Method(
-        init=lambda model, c, key: prompt.init(model, key, max_length=MAX_PROMPT_LENGTH),
         settings=lambda c: prompt.settings(length=c.prompt_length),
+        init=lambda model, settings, key: prompt.init(model, key, max_length=MAX_PROMPT_LENGTH),
         hidden=prompt.hidden,
         logits=_base_logits,
     ),
     'full': Method(
-        init=lambda model, c, key: full.init(model),
         settings=lambda c: full.settings(),
+        init=lambda model, settings, key: full.init(model),
         hidden=full.hidden,
         logits=full.logits,
     ),

@@ -1,6 +1,8 @@
 """AdamW whose hyperparameters are arrays, so that the members of a population may differ in them without recompiling."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -9,15 +11,15 @@ from metaft.finetune.search_space import SCHEDULES, Configuration
 MAX_GRADIENT_NORM = 1.0  # the common practice of the field (Hugging Face Trainer's default)
 
 
-def hyperparameters(configuration: Configuration, total_steps: int) -> dict[str, Array]:
-    """Return one member's optimizer hyperparameters as scalar arrays (stacked over M in a population)."""
+def hyperparameters(configuration: Configuration, total_steps: int) -> dict[str, np.generic]:
+    """Return one member's optimizer hyperparameters as scalars (stacked over M in a population)."""
     return {
-        'learning_rate': jnp.float32(configuration.learning_rate),
-        'schedule': jnp.int32(SCHEDULES.index(configuration.schedule)),
-        'warmup_steps': jnp.float32(configuration.warmup_fraction * total_steps),
-        'total_steps': jnp.float32(total_steps),
-        'weight_decay': jnp.float32(configuration.weight_decay),
-        'beta2': jnp.float32(configuration.beta2),
+        'learning_rate': np.float32(configuration.learning_rate),
+        'schedule': np.int32(SCHEDULES.index(configuration.schedule)),
+        'warmup_steps': np.float32(configuration.warmup_fraction * total_steps),
+        'total_steps': np.float32(total_steps),
+        'weight_decay': np.float32(configuration.weight_decay),
+        'beta2': np.float32(configuration.beta2),
     }
 
 
@@ -34,25 +36,26 @@ def learning_rate(hyper: dict[str, Array], step: Array) -> Array:
     return hyper['learning_rate'] * rising * shapes[hyper['schedule']]
 
 
-def transformation(hyper: dict[str, Array], step: Array | int = 0) -> optax.GradientTransformation:
+def transformation(hyper: dict[str, Array], step: Array) -> optax.GradientTransformation:
     """Return clip -> Adam -> decoupled weight decay -> learning rate, for one member at update `step`."""
-    rate = learning_rate(hyper, jnp.asarray(step))
     return optax.chain(
         optax.clip_by_global_norm(MAX_GRADIENT_NORM),
         optax.scale_by_adam(b1=0.9, b2=hyper['beta2'], eps=1e-8),
         optax.add_decayed_weights(hyper['weight_decay']),
-        optax.scale(-rate),
+        optax.scale(-learning_rate(hyper, step)),
     )
 
 
-def init(hyper: dict[str, Array], trainable: dict) -> optax.OptState:
-    """Return one member's optimizer state."""
-    return transformation(hyper).init(trainable)
+def init(trainable: dict) -> optax.OptState:
+    """Return one member's optimizer state; it depends on the shapes alone."""
+    anything = {k: jnp.float32(0.0) for k in ('learning_rate', 'warmup_steps', 'total_steps', 'weight_decay', 'beta2')}
+    return transformation({**anything, 'schedule': jnp.int32(0)}, jnp.int32(0)).init(trainable)
 
 
 def update(hyper: dict[str, Array], step: Array, grads: dict, state: optax.OptState, trainable: dict):
     """Return (trainable, state) after update `step` of one member."""
-    updates, state = transformation(hyper, step).update(grads, state, trainable)
+    with jax.numpy_dtype_promotion('standard'):  # optax raises a float to an integer count
+        updates, state = transformation(hyper, step).update(grads, state, trainable)
     return optax.apply_updates(trainable, updates), state
 
 

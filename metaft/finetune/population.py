@@ -10,6 +10,7 @@ independent: one that has finished, diverged or pauses is masked and does not di
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -61,30 +62,16 @@ class Member:
 jax.tree_util.register_dataclass(Member)
 
 
-def init_member(model: Phi3, configuration: Configuration, *, seed: int, total_steps: int) -> tuple[Member, dict]:
-    """Return a run that has not begun, and its hyperparameter arrays {'optimizer', 'adapter', 'micro_batches'}."""
-    method = METHODS[configuration.method]
-    key = jax.random.key(seed)
-    trainable = method.init(model, configuration, jax.random.fold_in(key, 0))
-    hyper = {
-        'optimizer': optimizer.hyperparameters(configuration, total_steps),
-        'adapter': method.settings(configuration),
-        'micro_batches': jnp.int32(configuration.batch_size // MICRO_BATCH),
-    }
-    zero = jnp.float32(0.0)
-    member = Member(
-        trainable=trainable,
-        opt_state=optimizer.init(hyper['optimizer'], trainable),
-        gradients=jax.tree.map(jnp.zeros_like, trainable),
-        tokens=zero,
-        step=jnp.int32(0),
-        micro=jnp.int32(0),
-        key=jax.random.key_data(jax.random.fold_in(key, 1)),
-        alive=jnp.bool_(True),
-        loss_sum=zero,
-        loss_tokens=zero,
+def hyperparameters(configuration: Configuration, total_steps: int) -> dict:
+    """Return what differs between members but is not trained, as NumPy arrays: {'optimizer', 'adapter', 'micro_batches'}."""
+    return jax.tree.map(
+        np.asarray,
+        {
+            'optimizer': optimizer.hyperparameters(configuration, total_steps),
+            'adapter': METHODS[configuration.method].settings(configuration),
+            'micro_batches': np.int32(configuration.batch_size // MICRO_BATCH),
+        },
     )
-    return member, hyper
 
 
 class Population:
@@ -93,7 +80,7 @@ class Population:
     Args:
       model: the frozen base.
       method: a key of METHODS.
-      rows: encoded training examples, already padded to the population's sequence bucket.
+      rows: training examples, padded to their bucket; only the paddings, not their number, shape the compiled program.
       width: number of slots M.
     """
 
@@ -102,37 +89,41 @@ class Population:
         graphdef, self._params = nnx.split(model)
         self._members: Member | None = None
         self._hyper: dict | None = None
-        self._info: list[tuple[Configuration, int] | None] = [None] * width
-        self._device_rows = jax.device_put(rows)
+        self._runs: list[tuple[Configuration, int] | None] = [None] * width
         self._advance = jax.jit(partial(_advance, graphdef, method), donate_argnums=(1,))
         self._evaluate = jax.jit(partial(_evaluate, graphdef, method))
-        self._compiled: dict = {}
+        self._init = jax.jit(partial(_init, graphdef, method))
+        self._take = jax.jit(lambda members, slot: jax.tree.map(lambda x: x[slot], members))
+        self._place = jax.jit(lambda members, slot, one: jax.tree.map(lambda x, y: x.at[slot].set(y), members, one))
 
-    def put(self, slot: int, member: Member, hyper: dict, configuration: Configuration, seed: int) -> None:
+    def new_member(self, configuration: Configuration, seed: int) -> Member:
+        """Return a run that has not begun, as host arrays."""
+        settings = METHODS[self.method].settings(configuration)
+        return jax.tree.map(np.asarray, self._init(self._params, settings, seed))
+
+    def put(self, slot: int, member: Member, configuration: Configuration, *, seed: int, total_steps: int) -> None:
         """Place a run in a slot (thaw); what was there is overwritten."""
-        if self._members is None:  # every slot starts as a copy that idles until it is put
-            stack = lambda x: jnp.stack([x] * self.width)  # noqa: E731
-            self._members, self._hyper = jax.tree.map(stack, member), jax.tree.map(stack, hyper)
-        if self.width == 1:
-            self._members, self._hyper = jax.tree.map(lambda x: jnp.asarray(x)[None], (member, hyper))
+        hyper = hyperparameters(configuration, total_steps)
+        if self.width == 1 or self._members is None:  # empty slots hold a copy that idles
+            stack = lambda x: np.stack([x] * self.width)  # noqa: E731
+            self._members, self._hyper = jax.tree.map(stack, (member, hyper))
         else:
-            place = lambda full, one: full.at[slot].set(one)  # noqa: E731
-            self._members = jax.tree.map(place, self._members, member)
-            self._hyper = jax.tree.map(place, self._hyper, hyper)
-        self._info[slot] = (configuration, seed)
+            self._members, self._hyper = self._place((self._members, self._hyper), slot, (member, hyper))
+        self._runs[slot] = (configuration, seed)
 
     def take(self, slot: int) -> Member:
         """Return a slot's run as host arrays (freeze). The slot keeps its copy."""
-        return jax.tree.map(lambda x: np.asarray(x[slot]), self._members)
+        members = self._members if self.width == 1 else self._take(self._members, slot)
+        pick = (lambda x: np.array(x)[0]) if self.width == 1 else np.asarray
+        return jax.tree.map(pick, members)
 
-    def reset_training_loss(self, slot: int) -> float:
+    def training_loss(self, slot: int) -> float:
         """Return the slot's mean training loss (nats a token; NaN if nothing was seen) since the last call, and start anew."""
-        m = self._members
-        total, tokens = float(m.loss_sum[slot]), float(m.loss_tokens[slot])
-        self._members = dataclasses.replace(
-            m, loss_sum=m.loss_sum.at[slot].set(0.0), loss_tokens=m.loss_tokens.at[slot].set(0.0)
-        )
-        return total / tokens if tokens else float('nan')
+        sums, tokens = np.array(self._members.loss_sum), np.array(self._members.loss_tokens)
+        mean = float(sums[slot] / tokens[slot]) if tokens[slot] else float('nan')
+        sums[slot] = tokens[slot] = 0.0
+        self._members = dataclasses.replace(self._members, loss_sum=sums, loss_tokens=tokens)
+        return mean
 
     def steps(self) -> np.ndarray:
         """Return the updates done by each slot, int32 [M]."""
@@ -142,48 +133,57 @@ class Population:
         """Return which slots have not diverged, bool [M]."""
         return np.asarray(self._members.alive)
 
-    def advance(self, to_step_M: list[int], on_chunk=None) -> None:
+    def compile(self, rows: Rows) -> None:
+        """Compile the training step and the evaluation on `rows` by running them over nothing."""
+        self._train(np.zeros((CHUNK, self.width, MICRO_BATCH), np.int32), np.zeros(self.width, np.int32))
+        self.evaluate(rows.take(np.arange(0)))
+
+    def _train(self, index_SMB: np.ndarray, left_M: np.ndarray) -> None:
+        batches = self.rows.take(index_SMB)
+        self._members = self._advance(self._params, self._members, self._hyper, batches, left_M, left_M.max())
+
+    def advance(self, to_step_M: Sequence[int | None], should_stop: Callable[[], bool] | None = None) -> bool:
         """Train every slot to its own number of updates; slots already there, or diverged, idle.
 
         Args:
           to_step_M: wanted updates by slot; None or a smaller number leaves the slot alone.
-          on_chunk: called without arguments after every chunk (progress, interrupts).
+          should_stop: asked after every chunk of micro-batches; True leaves the members where they are.
+
+        Returns:
+          False when it was stopped.
         """
         micro_M = np.zeros(self.width, int)
         position_M = np.zeros(self.width, int)
         for slot, target in enumerate(to_step_M):
-            if target is None or self._info[slot] is None or not self.alive()[slot]:
+            if target is None or self._runs[slot] is None or not self.alive()[slot]:
                 continue
-            per_update = self._info[slot][0].batch_size // MICRO_BATCH
+            per_update = self._runs[slot][0].batch_size // MICRO_BATCH
             position_M[slot] = int(self._members.step[slot]) * per_update + int(self._members.micro[slot])
             micro_M[slot] = max(0, target * per_update - position_M[slot])
         total = int(micro_M.max(initial=0))
         for start in range(0, total, CHUNK):
-            index_SMB = np.zeros((CHUNK, self.width, MICRO_BATCH), np.int32)
-            for slot in np.flatnonzero(micro_M > start):
-                seed = self._info[slot][1]
-                count = min(CHUNK, micro_M[slot] - start) * MICRO_BATCH
-                first = (position_M[slot] + start) * MICRO_BATCH
-                index_SMB.reshape(CHUNK, self.width, MICRO_BATCH)[: count // MICRO_BATCH, slot] = order(
-                    seed, first, count, len(self.rows.length_N)
-                ).reshape(-1, MICRO_BATCH)
             left_M = np.clip(micro_M - start, 0, CHUNK).astype(np.int32)
-            self._members = self._advance(
-                self._params, self._members, self._hyper, self._device_rows, index_SMB, left_M, left_M.max()
-            )
-            if on_chunk is not None:
-                on_chunk()
+            index_SMB = np.zeros((CHUNK, self.width, MICRO_BATCH), np.int32)
+            for slot in np.flatnonzero(left_M):
+                first, count = (position_M[slot] + start) * MICRO_BATCH, left_M[slot] * MICRO_BATCH
+                seen = order(self._runs[slot][1], first, count, len(self.rows.length_N))
+                index_SMB[: left_M[slot], slot] = seen.reshape(-1, MICRO_BATCH)
+            self._train(index_SMB, left_M)
+            if should_stop is not None:
+                jax.block_until_ready(self._members)
+                if should_stop():
+                    return False
         jax.block_until_ready(self._members)
+        return True
 
     def evaluate(self, rows: Rows, batch: int = 64) -> list['Evaluation']:
         """Return each slot's loss and exact match on `rows` (dropout off)."""
         sums = np.zeros((3, self.width))
         n = len(rows.length_N)
-        for start in range(0, n, batch):
+        for start in range(0, max(n, 1), batch):
             part = rows.take_padded(np.arange(start, min(start + batch, n)), batch)
             sums += np.asarray(self._evaluate(self._params, self._members.trainable, self._hyper['adapter'], part))
-        with np.errstate(invalid='ignore'):
-            return [Evaluation(float(s / max(t, 1.0)), float(e / n), int(t)) for s, t, e in sums.T]
+        return [Evaluation(float(s / max(t, 1.0)), float(e / max(n, 1)), int(t)) for s, t, e in sums.T]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,6 +193,25 @@ class Evaluation:
     loss: float
     exact_match: float
     num_tokens: int
+
+
+def _init(graphdef, method: str, params, settings, seed) -> Member:
+    key = jax.random.key(seed)
+    model = nnx.merge(graphdef, params)
+    trainable = METHODS[method].init(model, settings, jax.random.fold_in(key, 0))
+    zero = jnp.float32(0.0)
+    return Member(
+        trainable=trainable,
+        opt_state=optimizer.init(trainable),
+        gradients=jax.tree.map(jnp.zeros_like, trainable),
+        tokens=zero,
+        step=jnp.int32(0),
+        micro=jnp.int32(0),
+        key=jax.random.key_data(jax.random.fold_in(key, 1)),
+        alive=jnp.bool_(True),
+        loss_sum=zero,
+        loss_tokens=zero,
+    )
 
 
 def answer_scores(graphdef, method: str, params, trainable, settings, rows: Rows, key_M):
@@ -223,19 +242,18 @@ def _evaluate(graphdef, method, params, trainable, settings, rows: Rows):
     exact = jnp.all(right | ~mask, axis=-1) & jnp.any(mask, axis=-1)
     return jnp.stack(
         [
-            jnp.sum(nats * mask, axis=(1, 2)),
+            jnp.sum(nats, axis=(1, 2), where=mask),
             jnp.sum(mask, axis=(1, 2), dtype=jnp.float32),
             jnp.sum(exact, axis=1, dtype=jnp.float32),
         ]
     )
 
 
-def _advance(graphdef, method, params, members: Member, hyper, rows: Rows, index_SMB, left_M, num):
-    """Run the first `num` micro-batches of index [S, M, B]; member m takes part while its count `left_M` lasts."""
+def _advance(graphdef, method, params, members: Member, hyper, batches: Rows, left_M, num):
+    """Run the first `num` micro-batches of `batches` [S, M, B, ...]; member m takes part while its count `left_M` lasts."""
 
     def body(i, members):
-        batch = rows.take(index_SMB[i])
-        return _micro_step(graphdef, method, params, members, hyper, batch, i < left_M)
+        return _micro_step(graphdef, method, params, members, hyper, batches.take(i), i < left_M)
 
     return jax.lax.fori_loop(0, num, body, members)
 
@@ -248,7 +266,7 @@ def _micro_step(graphdef, method, params, members: Member, hyper, rows: Rows, ac
 
     def loss(trainable):
         nats, mask, _ = answer_scores(graphdef, method, params, trainable, hyper['adapter'], rows, key_M)
-        nats_M = jnp.sum(nats * mask, axis=(1, 2))
+        nats_M = jnp.sum(nats, axis=(1, 2), where=mask)
         return jnp.sum(nats_M), (nats_M, jnp.sum(mask, axis=(1, 2), dtype=jnp.float32))
 
     grads, (nats_M, tokens_M) = jax.grad(loss, has_aux=True)(members.trainable)
@@ -259,7 +277,7 @@ def _micro_step(graphdef, method, params, members: Member, hyper, rows: Rows, ac
         members,
         gradients=grads,
         tokens=members.tokens + jnp.where(active_M, tokens_M, 0.0),
-        micro=members.micro + active_M,
+        micro=members.micro + active_M.astype(jnp.int32),
         alive=alive_M,
         loss_sum=members.loss_sum + jnp.where(active_M, nats_M, 0.0),
         loss_tokens=members.loss_tokens + jnp.where(active_M, tokens_M, 0.0),
@@ -282,7 +300,7 @@ def _update(hyper, full_M, members: Member) -> Member:
         opt_state=jax.tree.map(select, opt_state, members.opt_state),
         gradients=jax.tree.map(lambda g: jnp.where(_like(full_M, g), 0.0, g), members.gradients),
         tokens=jnp.where(full_M, 0.0, members.tokens),
-        step=members.step + done_M,
+        step=members.step + done_M.astype(jnp.int32),
         micro=jnp.where(full_M, 0, members.micro),
         alive=members.alive & (finite_M | ~full_M),
     )

@@ -1,0 +1,213 @@
+"""Which runs does the surrogate learn from? Collects the meta-dataset: datasets x configurations x seeds, each to its full budget.
+
+    launch/local.sh collect --workdir=runs/collect                 # everything, resumable; one process
+    launch/local.sh collect --workdir=runs/collect --shard=0/2     # and 1/2 beside it: as many processes as cores
+    launch/local.sh collect --workdir=runs/collect --merge         # measurements.parquet and tasks.parquet
+    launch/local.sh collect --check=20                             # re-run 20 recorded runs, compare the losses
+
+A common design of configurations runs on every dataset, the rest is random by dataset, and some runs are repeated with another
+seed so that noise is known. Cost: about 4 CPU-seconds a run on the shipped base. Every measurement is on disk before the next
+run starts; a killed collection goes on with the same command.
+"""
+
+import dataclasses
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments import program
+from experiments.program import setting
+from metaft.errors import InputError, WorkdirError
+
+ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    workdir: Path = setting(Path('runs/collect'), 'where measurements go')
+    model: Path = setting(ASSETS / 'phi3_tiny', 'directory of the base model')
+    datasets: tuple[str, ...] = setting((), 'names of the catalogue; all of COLLECTED if empty')
+    num_common: int = setting(14, 'configurations that run on every dataset, the default one first')
+    num_random: int = setting(14, 'further configurations of each dataset')
+    repeat_share: float = setting(0.1, 'share of runs that are repeated with another seed')
+    method_shares: tuple[float, ...] = setting((0.7, 0.2, 0.1), 'shares of lora, full and prompt among configurations')
+    max_examples: int = setting(4096, 'training examples of a full run, repeats included')
+    seed: int = setting(0, 'of the design')
+    shard: str = setting('0/1', 'I/N: this process collects every N-th dataset, beginning with I')
+    merge: bool = setting(False, 'only merge what was collected into Parquet files')
+    check: int = setting(0, 'only re-run this many recorded runs of --metadataset and compare')
+    metadataset: Path = setting(ASSETS / 'metadataset', 'directory of the Parquet files that --check reads')
+
+    def __post_init__(self):
+        index, _, num = self.shard.partition('/')
+        if not (index.isdigit() and num.isdigit() and int(index) < int(num)):
+            raise InputError(f'--shard is {self.shard!r}; write I/N with I below N, for example 0/2')
+        if len(self.method_shares) != 3 or min(self.method_shares) < 0 or sum(self.method_shares) <= 0:
+            raise InputError(f'--method_shares is {self.method_shares}; give three shares, of lora, full and prompt')
+        for name in ('num_common', 'num_random', 'check'):
+            if getattr(self, name) < 0:
+                raise InputError(f'--{name} is {getattr(self, name)}; it must be at least 0')
+
+
+def main(settings: Settings) -> None:
+    """Collect, merge or check, as the flags say."""
+    if settings.check:
+        check(settings)
+    elif settings.merge:
+        merge(settings.workdir)
+    else:
+        identity = ('model', 'num_common', 'num_random', 'repeat_share', 'method_shares', 'max_examples', 'seed')
+        program.prepare_workdir(settings.workdir, settings, identity)
+        collect(settings)
+
+
+def design(settings: Settings, dataset: str) -> list[tuple['Configuration', int]]:  # noqa: F821
+    """Return the (configuration, seed) pairs of one dataset: the common ones, its own random ones, repeats."""
+    from metaft.finetune.search_space import default_configuration
+
+    common = [default_configuration()] + _draw(settings, settings.num_common - 1, settings.seed)
+    # A string seed: Python's own hash of strings differs from process to process.
+    generator = random.Random(f'{settings.seed} {dataset}')
+    own = _draw(settings, settings.num_random, generator.randrange(2**31))
+    pairs = [(c, 0) for c in common + own]
+    repeats = generator.sample(pairs, round(settings.repeat_share * len(pairs)))
+    return pairs + [(c, 1) for c, _ in repeats]
+
+
+def _draw(settings: Settings, num: int, seed: int) -> list['Configuration']:  # noqa: F821
+    from metaft.finetune.search_space import METHODS, sample, search_space
+
+    share = np.array(settings.method_shares) / sum(settings.method_shares)
+    counts = np.diff(np.round(np.cumsum([0.0, *share]) * num).astype(int))
+    drawn = [c for m, n in zip(METHODS, counts, strict=True) if n for c in sample(search_space([m]), int(n), seed)]
+    random.Random(seed).shuffle(drawn)
+    return drawn
+
+
+def collect(settings: Settings) -> None:
+    """Run this shard's part of the design, leaving out what is on disk already."""
+    from metaft.metadataset import store
+    from metaft.phi3 import load_pretrained
+    from metaft.tasks import catalogue
+    from metaft.tasks.tokenizer import load_tokenizer
+
+    index, num = map(int, settings.shard.split('/'))
+    names = list(settings.datasets or catalogue.COLLECTED)
+    unknown = [n for n in names if n not in catalogue.COLLECTED]
+    if unknown:
+        raise InputError(f'--datasets names {unknown[0]!r}; allowed: {", ".join(catalogue.COLLECTED)}')
+    mine = names[index::num]
+    path = settings.workdir / f'measurements-{index}-of-{num}.jsonl'
+    done = {m.run_id for p in settings.workdir.glob('measurements-*.jsonl') for m in store.read(p).measurements
+            if m.status != 'running'}  # fmt: skip
+    plan = [(name, c, s) for name in mine for c, s in design(settings, name)]
+    todo = [(n, c, s) for n, c, s in plan if run_id(n, c, s) not in done]
+    model, tokenizer = load_pretrained(settings.model), load_tokenizer(settings.model)
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        bar = progress.add_task(f'shard {settings.shard}', total=len(plan), completed=len(plan) - len(todo))
+        for name in mine:
+            jobs = [(c, s) for n, c, s in todo if n == name]
+            if jobs:
+                executor = make_executor(settings, name, model, tokenizer)
+                for configuration, seed in sorted(jobs, key=lambda job: job[0].method):
+                    run(executor, configuration, seed, path)
+                    progress.advance(bar)
+
+
+def make_executor(settings: Settings, name: str, model, tokenizer):
+    """Prepare a dataset, record its meta-features once, and return the executor of its runs."""
+    from metaft.executors.local import LocalExecutor
+    from metaft.finetune.task import prepare
+    from metaft.metadataset import store
+    from metaft.metadataset.records import TaskRecord
+    from metaft.tasks import catalogue
+    from metaft.tasks.meta_features import meta_features
+
+    dataset = catalogue.make(name)
+    task = prepare(dataset, model, tokenizer, base_model=settings.model.name, max_examples=settings.max_examples)
+    executor = LocalExecutor(task, measure_test=True, versions=program.versions())
+    path = settings.workdir / f'task-{name}.json'
+    if not path.exists():
+        features = meta_features(dataset, task.encoded_train, model)
+        validation, _ = executor.zero_shot()
+        record = TaskRecord(
+            task=task.name,
+            dataset=task.dataset,
+            base_model=task.base_model,
+            max_examples=task.max_examples,
+            reference_loss=validation.loss,
+            reference_exact_match=validation.exact_match,
+            reference_seconds=features.values['calibration_seconds_per_example'],
+            meta_features=features.values,
+        )
+        store.write_task(path, record)
+    return executor
+
+
+def run_id(dataset: str, configuration, seed: int) -> str:
+    """Return a name that is the same for the same run in every process."""
+    import hashlib
+
+    text = repr((dataset, sorted(configuration.to_dict().items(), key=str), seed))
+    return f'{dataset}-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{seed}'
+
+
+def run(executor, configuration, seed: int, path: Path | None) -> list:
+    """Train one run to its full budget, measured at every grid point; measurements are appended as they come."""
+    from metaft.executors.local import Job
+    from metaft.metadataset import store
+
+    last = len(executor.grid(configuration).steps_T) - 1
+    job = Job(run_id(executor.task.dataset, configuration, seed), configuration, seed, last, tuple(range(last + 1)))
+    on_measurement = None if path is None else lambda measurement, adapter: store.append(path, measurement)
+    found = executor.advance([job], on_measurement=on_measurement)
+    executor.forget(job.run_id)
+    return found
+
+
+def merge(workdir: Path) -> None:
+    """Write measurements.parquet and tasks.parquet beside the JSON lines."""
+    from metaft.metadataset import store
+
+    logs = sorted(workdir.glob('measurements-*.jsonl'))
+    if not logs:
+        raise WorkdirError(f'{workdir} holds no measurements-*.jsonl; collect first')
+    torn = store.merge_to_parquet(logs, workdir / 'measurements.parquet')
+    store.write_parquet([store.read_task(p) for p in sorted(workdir.glob('task-*.json'))], workdir / 'tasks.parquet')
+    frame = store.read_parquet(workdir / 'measurements.parquet')
+    complete = frame[frame['status'] != 'running']
+    print(f'{len(frame)} measurements of {frame["run_id"].nunique()} runs ({len(complete)} complete) on '
+          f'{frame["task"].nunique()} tasks; {torn} torn lines dropped')  # fmt: skip
+
+
+def check(settings: Settings) -> None:
+    """Re-run recorded runs drawn at random and compare their final validation losses."""
+    from metaft.finetune.search_space import Configuration
+    from metaft.metadataset import store
+    from metaft.phi3 import load_pretrained
+    from metaft.tasks.tokenizer import load_tokenizer
+
+    frame = store.read_parquet(settings.metadataset / 'measurements.parquet')
+    ends = frame[frame['status'] == 'finished'].sample(settings.check, random_state=settings.seed)
+    model, tokenizer = load_pretrained(settings.model), load_tokenizer(settings.model)
+    program.prepare_workdir(settings.workdir, settings, ())
+    worst = 0.0
+    for row in ends.to_dict('records'):
+        prefix = 'configuration.'
+        values = {k[len(prefix):]: v for k, v in row.items() if k.startswith(prefix) and v is not None and v == v}  # fmt: skip
+        executor = make_executor(settings, row['dataset'], model, tokenizer)
+        start = time.perf_counter()
+        (*_, last) = run(executor, Configuration.from_dict(values), int(row['seed']), None)
+        difference = abs(last.validation_loss - row['validation_loss'])
+        worst = max(worst, difference)
+        print(f'{row["run_id"]}: recorded {row["validation_loss"]:.6f}, now {last.validation_loss:.6f} nats '
+              f'({time.perf_counter() - start:.1f} s)')  # fmt: skip
+    print(f'largest difference over {len(ends)} runs: {worst:.2e} nats a token')
+
+
+if __name__ == '__main__':
+    program.run(main, Settings)

@@ -1,0 +1,258 @@
+"""Runs on this process's devices: a population a method, runs frozen in host memory and, if wanted, on disk.
+
+The executor trains, measures and remembers; which run goes how far is the caller's decision. It is the live counterpart of
+`metaft.search.replay`.
+"""
+
+import dataclasses
+import math
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from metaft.finetune import checkpoints
+from metaft.finetune.budget import Grid, grid
+from metaft.finetune.costs import mean_training_cost
+from metaft.finetune.population import Evaluation, Member, Population
+from metaft.finetune.search_space import Configuration, default_configuration
+from metaft.finetune.task import Task
+from metaft.metadataset.records import Measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Take a run to a grid point.
+
+    Attributes:
+      run_id: names the run; the same id goes on where it stopped.
+      configuration, seed: what the run is; must be the same every time.
+      grid_index: the point of the budget grid to reach.
+      measure_at: grid indices at which to measure on the way; the last one always is.
+    """
+
+    run_id: str
+    configuration: Configuration
+    seed: int
+    grid_index: int
+    measure_at: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass
+class _Run:
+    """A run's frozen state and its cumulative cost."""
+
+    member: Member
+    seconds: float = 0.0
+
+
+OnMeasurement = Callable[[Measurement, Callable[[], dict]], None]
+
+
+class LocalExecutor:
+    """Trains the runs of one task.
+
+    Args:
+      task: what is trained on.
+      width: slots of a population; one is fastest on a CPU (design.md), full tuning always takes one.
+      directory: where frozen runs are kept; None keeps them in memory only.
+      measure_test: also measure the test split at the end of a run.
+      versions: recorded with every measurement.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        width: int = 1,
+        directory: Path | None = None,
+        measure_test: bool = False,
+        versions: Mapping[str, str] | None = None,
+    ):
+        self.task, self.width, self.directory, self.measure_test = task, width, directory, measure_test
+        self.compile_seconds: dict[str, float] = {}
+        self._versions = dict(versions or {'jax': jax.__version__})
+        self._populations: dict[str, Population] = {}
+        self._runs: dict[str, _Run] = {}
+
+    def grid(self, configuration: Configuration) -> Grid:
+        """Return the budgets at which a run with `configuration` is measured."""
+        return grid(self.task.max_examples, configuration.batch_size)
+
+    def warm_up(self, configuration: Configuration) -> float:
+        """Compile the training step of the configuration's method, once; return the seconds it took now."""
+        method = configuration.method
+        if method in self.compile_seconds:
+            return 0.0
+        start = time.perf_counter()
+        population = self._population(method)
+        self._put_fresh(population, configuration)
+        population.compile(self.task.validation)
+        self.compile_seconds[method] = time.perf_counter() - start
+        return self.compile_seconds[method]
+
+    def advance(
+        self,
+        jobs: Sequence[Job],
+        *,
+        on_measurement: OnMeasurement | None = None,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> list[Measurement]:
+        """Train runs of one method together, at most a population's width of them, and measure them.
+
+        Args:
+          jobs: what to do; all of the same method.
+          on_measurement: called with each measurement, and a function that gives the run's adapter as it is measured, before the
+            run is frozen: what it stores is never behind the frozen run.
+          should_stop: asked after every few micro-batches; True freezes the runs where they are, unmeasured.
+
+        Returns:
+          the measurements in the order they were made.
+        """
+        method = jobs[0].configuration.method
+        self.warm_up(jobs[0].configuration)
+        population = self._population(method)
+        if len(jobs) > population.width or any(j.configuration.method != method for j in jobs):
+            raise ValueError(f'{len(jobs)} jobs do not fit one {method!r} population of width {population.width}')
+        grids = [self.grid(j.configuration) for j in jobs]
+        for slot, (job, g) in enumerate(zip(jobs, grids, strict=True)):
+            member = self._thaw(job, population).member
+            population.put(slot, member, job.configuration, seed=job.seed, total_steps=g.total_steps)
+        found: list[Measurement] = []
+        try:
+            for points in _segments(jobs):
+                if not self._segment(population, jobs, grids, points, found, on_measurement, should_stop):
+                    break
+        finally:
+            self._freeze(population, jobs)
+        return found
+
+    def zero_shot(self) -> tuple[Evaluation, Evaluation]:
+        """Evaluate the base as it is on the validation and the test split (an untrained LoRA changes nothing)."""
+        population = self._population('lora')
+        self._put_fresh(population, default_configuration('lora'))
+        return population.evaluate(self.task.validation)[0], population.evaluate(self.task.test)[0]
+
+    def test(self, configuration: Configuration, adapter: dict) -> Evaluation:
+        """Evaluate one run's adapter (no M axis) on the test split."""
+        population = self._population(configuration.method)
+        self._put_fresh(population, configuration, adapter)
+        return population.evaluate(self.task.test)[0]
+
+    def _population(self, method: str) -> Population:
+        if method not in self._populations:
+            width = 1 if method == 'full' else self.width
+            self._populations[method] = Population(self.task.model, method, self.task.train, width=width)
+        return self._populations[method]
+
+    def _put_fresh(self, population: Population, configuration: Configuration, adapter: dict | None = None) -> None:
+        member = population.new_member(configuration, 0)
+        if adapter is not None:
+            member = dataclasses.replace(member, trainable=adapter)
+        population.put(0, member, configuration, seed=0, total_steps=1)
+
+    def _segment(self, population, jobs, grids, points, found, on_measurement, should_stop) -> bool:
+        """Train to the next grid points (None: not this run) and measure; False when asked to stop."""
+        before = population.steps()
+        start = time.perf_counter()
+        targets = [None if p is None else g.steps_T[p] for p, g in zip(points, grids, strict=True)]
+        ended = population.advance(targets + [None] * (population.width - len(targets)), should_stop)
+        if ended:
+            scores = population.evaluate(self.task.validation)
+        seconds = time.perf_counter() - start
+        examples = [
+            0 if p is None else (population.steps()[s] - before[s]) * jobs[s].configuration.batch_size
+            for s, p in enumerate(points)
+        ]
+        shares = _shares(examples, [p is not None for p in points])
+        for slot, (job, point) in enumerate(zip(jobs, points, strict=True)):
+            if point is None:
+                continue
+            run = self._runs[job.run_id]
+            run.seconds += seconds * shares[slot]
+            if ended:
+                measurement = self._measure(population, slot, job, grids[slot], point, scores[slot], run)
+                found.append(measurement)
+                if on_measurement is not None:
+                    on_measurement(measurement, lambda s=slot: population.take(s).trainable)
+        return ended
+
+    def _measure(self, population, slot, job, g: Grid, point: int, score: Evaluation, run: _Run) -> Measurement:
+        alive = bool(population.alive()[slot]) and math.isfinite(score.loss)
+        final = point == len(g.steps_T) - 1
+        train_loss = population.training_loss(slot)
+        steps = g.steps_T[point]
+        test: Evaluation | None = None
+        if final and alive and self.measure_test:
+            test = population.evaluate(self.task.test)[slot]
+        flops, tokens = mean_training_cost(self.task.model.config, job.configuration, self.task.train)
+        examples = steps * job.configuration.batch_size
+        return Measurement(
+            run_id=job.run_id,
+            task=self.task.name,
+            dataset=self.task.dataset,
+            base_model=self.task.base_model,
+            seed=job.seed,
+            status='diverged' if not alive else 'finished' if final else 'running',
+            budget_steps=steps,
+            budget_examples=examples,
+            train_loss=train_loss if math.isfinite(train_loss) else None,
+            validation_loss=score.loss if alive else None,
+            validation_exact_match=score.exact_match if alive else None,
+            test_loss=test.loss if test else None,
+            test_exact_match=test.exact_match if test else None,
+            cost_seconds=run.seconds,
+            cost_flops=flops * examples,
+            cost_tokens=round(tokens * examples),
+            group=f'{self.task.name}/{job.configuration.method}/{population.width}',
+            slot=slot,
+            host=platform.node(),
+            versions=self._versions,
+            configuration=job.configuration.to_dict(),
+        )
+
+    def _path(self, run_id: str) -> Path | None:
+        return None if self.directory is None else self.directory / f'{run_id}.safetensors'
+
+    def _thaw(self, job: Job, population: Population) -> _Run:
+        path = self._path(job.run_id)
+        if job.run_id not in self._runs:
+            run = _Run(population.new_member(job.configuration, job.seed))
+            if path is not None and path.exists():
+                found = checkpoints.load(path, {'member': run.member, 'seconds': np.zeros((), np.float64)})
+                run = _Run(found['member'], float(found['seconds']))
+            self._runs[job.run_id] = run
+        return self._runs[job.run_id]
+
+    def _freeze(self, population: Population, jobs: Sequence[Job]) -> None:
+        for slot, job in enumerate(jobs):
+            run = self._runs[job.run_id]
+            run.member = population.take(slot)
+            path = self._path(job.run_id)
+            if path is not None:
+                checkpoints.save(path, {'member': run.member, 'seconds': np.asarray(run.seconds)})
+
+    def forget(self, run_id: str) -> None:
+        """Drop a run's frozen state from memory and disk; it cannot go on."""
+        self._runs.pop(run_id, None)
+        path = self._path(run_id)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def _segments(jobs: Sequence[Job]) -> list[list[int | None]]:
+    """Return for each grid point where somebody is measured, which jobs are: [[point or None a job], ...]."""
+    wanted = [sorted({p for p in job.measure_at if p <= job.grid_index} | {job.grid_index}) for job in jobs]
+    points = sorted(set().union(*wanted))
+    return [[p if p in w else None for w in wanted] for p in points]
+
+
+def _shares(examples: Sequence[int], taking_part: Sequence[bool]) -> list[float]:
+    """Return each run's share of a group's wall time: by examples trained, equal parts where nobody trained."""
+    total = sum(examples)
+    if total == 0:
+        return [t / max(1, sum(taking_part)) for t in taking_part]
+    return [e / total for e in examples]

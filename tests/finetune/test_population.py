@@ -1,0 +1,183 @@
+"""A population's member is the run it would be alone; freezing and thawing change nothing; what is frozen stays."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from metaft.adapters import lora
+from metaft.finetune.population import MICRO_BATCH, Population
+from metaft.finetune.search_space import Configuration, default_configuration
+from tests.finetune.tiny import tiny_model, tiny_rows
+
+NO_LORA = {'rank': None, 'alpha_ratio': None, 'dropout': None, 'targets': None}
+LORA = [
+    Configuration(learning_rate=1e-2, rank=4, dropout=0.0, batch_size=8),
+    Configuration(learning_rate=3e-2, rank=8, dropout=0.2, batch_size=16, schedule='linear', targets='mlp', beta2=0.95),
+    Configuration(learning_rate=1e-3, rank=1, alpha_ratio=4.0, schedule='constant', targets='attention', weight_decay=0.1),
+]
+PROMPT = [
+    Configuration(method='prompt', learning_rate=0.3, prompt_length=4, **NO_LORA),
+    Configuration(method='prompt', learning_rate=0.03, prompt_length=16, batch_size=8, **NO_LORA),
+]
+FULL = [
+    Configuration(method='full', learning_rate=1e-3, batch_size=8, **NO_LORA),
+    Configuration(method='full', learning_rate=1e-2, schedule='linear', **NO_LORA),
+]
+STEPS = 20
+
+
+def train(configurations, steps=STEPS, width=None, rows=None):
+    population = Population(tiny_model(), configurations[0].method, rows or tiny_rows(), width=width or len(configurations))
+    for slot, configuration in enumerate(configurations):
+        member = population.new_member(configuration, seed=slot)
+        population.put(slot, member, configuration, seed=slot, total_steps=30)
+    population.advance([steps] * len(configurations) + [None] * (population.width - len(configurations)))
+    return population
+
+
+def assert_close(a, b, rtol):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=rtol * max(1e-3, np.abs(y).max()))
+
+
+@pytest.mark.parametrize('configurations', [LORA, PROMPT, FULL], ids=['lora', 'prompt', 'full'])
+def test_member_equals_the_run_alone(configurations):
+    together = train(configurations)
+    scores = together.evaluate(tiny_rows(seed=1))
+    for slot, configuration in enumerate(configurations):
+        population = Population(tiny_model(), configuration.method, tiny_rows())
+        member = population.new_member(configuration, seed=slot)
+        population.put(0, member, configuration, seed=slot, total_steps=30)
+        population.advance([STEPS])
+        assert_close(together.take(slot).trainable, population.take(0).trainable, rtol=1e-5)
+        assert scores[slot].loss == pytest.approx(population.evaluate(tiny_rows(seed=1))[0].loss, rel=1e-5)
+
+
+@pytest.mark.parametrize('configuration', [LORA[1], PROMPT[0], FULL[0]], ids=['lora', 'prompt', 'full'])
+def test_freeze_and_thaw_is_bit_equal(configuration):
+    undisturbed = train([configuration]).take(0)
+    population = train([configuration], steps=7)
+    frozen = population.take(0)
+    other = Population(tiny_model(), configuration.method, tiny_rows())
+    other.put(0, frozen, configuration, seed=0, total_steps=30)
+    other.advance([STEPS])
+    for x, y in zip(jax.tree.leaves(other.take(0)), jax.tree.leaves(undisturbed), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_stop_in_the_middle_of_an_update_and_go_on():
+    configuration = dataclasses.replace(LORA[1], batch_size=64)  # eight micro-batches an update
+    undisturbed = train([configuration], steps=5).take(0)
+    population = train([configuration], steps=0)
+    asked = []
+    assert not population.advance([5], should_stop=lambda: asked.append(1) or True)
+    assert len(asked) == 1 and population.steps()[0] == 2
+    assert population.advance([5])
+    for x, y in zip(jax.tree.leaves(population.take(0)), jax.tree.leaves(undisturbed), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_swapping_slots_changes_nothing():
+    first = train(LORA[:2], steps=10, width=3)
+    members = [first.take(0), first.take(1)]
+    for target, source in ((0, 1), (2, 0)):
+        first.put(target, members[source], LORA[source], seed=source, total_steps=30)
+    first.advance([STEPS, None, STEPS])
+    straight = train(LORA[:2], width=3)
+    assert_close(first.take(0).trainable, straight.take(1).trainable, rtol=1e-6)
+    assert_close(first.take(2).trainable, straight.take(0).trainable, rtol=1e-6)
+
+
+@pytest.mark.parametrize('configuration', [LORA[0], PROMPT[0]], ids=['lora', 'prompt'])
+def test_base_is_frozen_and_adapter_moves(configuration):
+    model = tiny_model()
+    before = jax.tree.map(np.array, nnx.state(model, nnx.Param))
+    population = Population(model, configuration.method, tiny_rows())
+    start = population.new_member(configuration, seed=0)
+    population.put(0, start, configuration, seed=0, total_steps=30)
+    population.advance([3])
+    after = population._params
+    for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(x, np.asarray(y))
+    moved = [not np.array_equal(x, y) for x, y in zip(
+        jax.tree.leaves(start.trainable), jax.tree.leaves(population.take(0).trainable), strict=True)]  # fmt: skip
+    assert all(moved)
+
+
+def test_masked_ranks_and_modules_stay_zero():
+    population = train([LORA[2]])  # rank 1, attention only
+    adapter = population.take(0).trainable
+    for path, leaves in adapter.items():
+        assert not leaves['lora_A'][:, 1:].any() and not leaves['lora_B'][1:].any(), path
+        if 'mlp' in path:
+            assert not leaves['lora_B'].any(), path
+
+
+def test_diverged_member_disturbs_nobody():
+    wild = Configuration(learning_rate=1e30, rank=8, dropout=0.0, batch_size=8, warmup_fraction=0.0)
+    together = train([LORA[0], wild])
+    alone = train([LORA[0]], width=2)
+    assert list(together.alive()) == [True, False]
+    assert_close(together.take(0).trainable, alone.take(0).trainable, rtol=1e-6)
+
+
+def test_batch_size_is_that_of_a_plain_step():
+    """Two accumulated micro-batches and one optax step by hand on all 16 rows give the same update."""
+    configuration = dataclasses.replace(LORA[0], batch_size=16, warmup_fraction=0.0, schedule='constant', rank=4)
+    rows = tiny_rows(16)
+    population = train([configuration], steps=1, rows=rows)
+    model = tiny_model()
+    start = Population(model, 'lora', rows).new_member(configuration, seed=0).trainable
+    settings = lora.settings(rank=4, alpha=8.0, dropout=0.0, targets='all', max_rank=32)
+    add_axis = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
+    graphdef, params = nnx.split(model)
+
+    def loss(adapter):
+        fresh = nnx.merge(graphdef, params)
+        x = lora.hidden(fresh, add_axis(adapter), add_axis(settings), rows.tokens_NL)
+        logits = fresh.logits(x)[:, :-1]
+        nats = optax.softmax_cross_entropy_with_integer_labels(logits, rows.tokens_NL[:, 1:])
+        at = np.arange(1, 16, dtype=np.int32)[None, :]
+        mask = ((at >= rows.answer_start_N[:, None]) & (at < rows.length_N[:, None])).astype(np.float32)
+        return (nats * mask).sum() / mask.sum()
+
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(configuration.learning_rate))
+    grads = jax.grad(loss)(start)
+    with jax.numpy_dtype_promotion('standard'):
+        updates, _ = optimizer.update(grads, optimizer.init(start), start)
+    # Adam's first step has length lr whatever the gradient: entries whose gradient is rounding noise are left out.
+    for (x, y), g in zip(
+        zip(jax.tree.leaves(population.take(0).trainable), jax.tree.leaves(optax.apply_updates(start, updates)), strict=True),
+        jax.tree.leaves(grads),
+        strict=True,
+    ):
+        sure = np.abs(g) > 1e-6
+        np.testing.assert_allclose(np.asarray(x)[sure], np.asarray(y)[sure], rtol=2e-4)
+
+
+def test_order_visits_every_row_once_an_epoch():
+    from metaft.finetune.data import order
+
+    whole = order(3, 0, 30, 10)
+    assert all(sorted(whole[i : i + 10]) == list(range(10)) for i in (0, 10, 20))
+    np.testing.assert_array_equal(np.concatenate([order(3, 0, 13, 10), order(3, 13, 17, 10)]), whole)
+    assert MICRO_BATCH == 8
+
+
+@pytest.mark.parametrize('method', ['lora', 'full', 'prompt'])
+def test_training_lowers_the_loss(method):
+    rows = tiny_rows(8)
+    configuration = dataclasses.replace(default_configuration(method), batch_size=8)
+    if method != 'prompt':
+        configuration = dataclasses.replace(configuration, learning_rate=1e-2)
+    population = Population(tiny_model(), method, rows)
+    population.put(0, population.new_member(configuration, 0), configuration, seed=0, total_steps=60)
+    before = population.evaluate(rows)[0]
+    population.advance([60])
+    after = population.evaluate(rows)[0]
+    assert after.loss < 0.8 * before.loss
+    assert after.num_tokens == int((rows.length_N - rows.answer_start_N).sum())
