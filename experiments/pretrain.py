@@ -20,6 +20,7 @@ from typing import Any
 from experiments import program
 from experiments.program import setting
 
+SHIPPED = Path(__file__).resolve().parent.parent / 'metaft' / 'assets' / 'phi3_tiny'
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -120,7 +121,8 @@ def make_update(graph: Any, optimizer: Any) -> Any:
     @functools.partial(jax.jit, donate_argnums=0)
     def update(state, tokens_BL, weights_BL):
         loss, gradient = jax.value_and_grad(loss_of)(state['params'], tokens_BL, weights_BL)
-        updates, moments = optimizer.update(gradient, state['optimizer'], state['params'])
+        with jax.numpy_dtype_promotion('standard'):  # optax computes b ** count, a float to an int
+            updates, moments = optimizer.update(gradient, state['optimizer'], state['params'])
         return {'params': optax.apply_updates(state['params'], updates), 'optimizer': moments}, loss
 
     return update
@@ -155,7 +157,8 @@ class Evaluation:
         assistant = tokenizer.convert_tokens_to_ids(ASSISTANT)
         for kind, texts in pretraining.probes(random.Random('pretraining probes'), num).items():
             encoded = tokenizer(texts, add_special_tokens=False)['input_ids']
-            tokens_NL, answer_NL = np.zeros((num, 128), np.int32), np.zeros((num, 128), bool)
+            shape = (num, max(map(len, encoded)))
+            tokens_NL, answer_NL = np.zeros(shape, np.int32), np.zeros(shape, bool)
             for row, ids in enumerate(encoded):
                 tokens_NL[row, : len(ids)] = ids
                 answer_NL[row, ids.index(assistant) + 1 : len(ids)] = True
