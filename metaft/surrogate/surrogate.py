@@ -1,0 +1,186 @@
+"""The surrogate a search asks: checkpoint in and out, and one call from observations to predictions.
+
+A checkpoint is a directory with `surrogate.json` (encoding, sizes, calibration, where it came from) and `members.safetensors`.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax import nnx
+
+from metaft.errors import ModelError
+from metaft.surrogate import curves, deep_set, episodes, training, transforms
+from metaft.surrogate.encoding import Configurations, Coverage, Encoding
+from metaft.surrogate.likelihood import Mixture
+from metaft.surrogate.prediction import Prediction
+
+FORMAT = 1
+_CONTEXT_SIZES = (64, 256, 512)  # a compiled program each; beyond, the most informative runs
+_QUERY_SIZES = (64, 256, 512, 1024)  # beyond, multiples of the last
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What standard deviations are multiplied with: exp(constant + own * [has own curve] + runs * log(1 + runs) / 4)."""
+
+    value: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    cost: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Surrogate:
+    """An ensemble of deep sets with the encoding they were trained with."""
+
+    architecture: deep_set.Architecture
+    encoding: Encoding
+    params: training.Params  # members stacked
+    calibration: Calibration = Calibration()
+    provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what it was trained on, and how
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the checkpoint."""
+        directory = pathlib.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        safetensors.numpy.save_file(_flatten(self.params), directory / 'members.safetensors')
+        record = {'format': FORMAT, 'architecture': dataclasses.asdict(self.architecture), 'encoding': self.encoding.to_json(),
+                  'calibration': dataclasses.asdict(self.calibration), 'provenance': dict(self.provenance)}
+        (directory / 'surrogate.json').write_text(json.dumps(record, indent=1) + '\n')
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> Self:
+        """Reads a checkpoint; raises ModelError if it is not one."""
+        directory = pathlib.Path(directory)
+        try:
+            record = json.loads((directory / 'surrogate.json').read_text())
+            arrays = safetensors.numpy.load_file(directory / 'members.safetensors')
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
+            raise ModelError(f'{directory} holds no surrogate ({error}); make one with experiments.train_surrogate') from error
+        if record.get('format') != FORMAT:
+            raise ModelError(f'{directory} has format {record.get("format")!r}, this metaft reads {FORMAT}; train it again')
+        architecture = deep_set.Architecture(**record['architecture'])
+        calibration = Calibration(**{name: tuple(v) for name, v in record['calibration'].items()})
+        return cls(architecture, Encoding.from_json(record['encoding']), _unflatten(architecture, arrays, directory),
+                   calibration, record['provenance'])
+
+    def encode(self, configurations: Configurations) -> np.ndarray:
+        """Encodes configurations once for many predictions, float32 [C, E]."""
+        return self.encoding.configurations(configurations)
+
+    def coverage(self, meta_features: Mapping[str, float], configurations: Configurations = ()) -> Coverage:
+        """Says how far a task and configurations lie outside of what the surrogate has seen."""
+        return self.encoding.coverage(meta_features, configurations)
+
+    def predict(self, meta_features: Mapping[str, float], configurations: Configurations | np.ndarray, values_CT: np.ndarray,
+                costs_CT: np.ndarray, *, metric: str, reference_value: float, reference_seconds: float,
+                fractions_T: np.ndarray, max_examples: float = 1.0) -> Prediction:
+        """Predicts every configuration at every budget, given what has been observed of the task.
+
+        Args:
+          meta_features: of the task; unknown and missing ones are fine.
+          configurations: dictionaries, or what `encode` made of them.
+          values_CT: observed values, lower is better; NaN: not observed; +inf: diverged (from there on).
+          costs_CT: observed cumulative seconds; NaN: not observed.
+          metric: 'loss' or 'exact_match' (then values are 1 - exact match).
+          reference_value: of the base model before finetuning.
+          reference_seconds: of one forward example on this machine.
+          fractions_T: the grid of budgets as fractions of a full run.
+          max_examples: of a full run.
+        """
+        config_CE = configurations if isinstance(configurations, np.ndarray) else self.encode(configurations)
+        values_CT = _carry_divergence(np.asarray(values_CT, np.float64))
+        num_C, num_T = values_CT.shape
+        if len(config_CE) != num_C or costs_CT.shape != values_CT.shape or len(fractions_T) != num_T:
+            raise ValueError(f'{len(config_CE)} configurations, values {values_CT.shape}, costs {costs_CT.shape} and '
+                             f'{len(fractions_T)} fractions do not fit; wanted [C, T] twice')
+        unit_seconds = reference_seconds * max_examples
+        y_CT = transforms.transform(values_CT, metric, reference_value)
+        rate_CT = transforms.log_rates(costs_CT, fractions_T, unit_seconds)
+        rate_CT = (rate_CT - self.encoding.cost_center) / self.encoding.cost_scale
+        length_C = episodes.lengths(y_CT)
+
+        pad = lambda x: np.pad(x, [(0, _query_size(num_C) - num_C)] + [(0, 0)] * (x.ndim - 1))  # noqa: E731
+        shown = curves.Curves(pad(episodes.forward_fill(y_CT)), pad(episodes.forward_fill(rate_CT)), pad(length_C))
+        predict = _predictor(self.architecture, tuple(map(float, fractions_T)))
+        mixture, rate_mean_CT, rate_sd_CT = predict(
+            self.params, pad(config_CE), shown, _context_rows(length_C, y_CT), self.encoding.task(meta_features, metric),
+            np.array([self.calibration.value, self.calibration.cost], np.float32))
+        mixture = jax.tree.map(lambda x: x[:num_C], mixture)
+
+        log_cost_CT = self.encoding.cost_center + self.encoding.cost_scale * np.asarray(rate_mean_CT[:num_C], np.float64)
+        log_sd_CT = self.encoding.cost_scale * np.asarray(rate_sd_CT[:num_C], np.float64)
+        cost_CT = np.exp(log_cost_CT + 0.5 * log_sd_CT**2) * np.asarray(fractions_T)[None, :] * unit_seconds
+        cost_CT = np.maximum.accumulate(np.where(np.isnan(costs_CT), cost_CT, costs_CT), axis=1)
+        return Prediction(
+            metric=metric, reference_value=float(reference_value), fractions_T=np.asarray(fractions_T), mixture=mixture,
+            observed_CT=values_CT, cost_seconds_CT=np.where(np.isnan(costs_CT), cost_CT, costs_CT),
+            cost_log_sd_CT=np.where(np.isnan(costs_CT), log_sd_CT, 0.0))
+
+
+@functools.cache
+def _predictor(architecture: deep_set.Architecture, fractions: tuple[float, ...]):
+    """Returns the jitted forward pass of all members; their components become one mixture."""
+    graph = training.build(architecture)
+    fractions_T = np.array(fractions)
+
+    @jax.jit
+    def predict(params, config_CE, shown, context_rows_O, task_Z, calibration):
+        rows_C = jnp.arange(len(config_CE))
+        context, query = deep_set.observe(config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool))
+        log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(fractions_T, jnp.float32))[None, :], shown.y_CT.shape)
+        member = lambda p: nnx.merge(graph, p)(context, query, task_Z, log_budget_CT)  # noqa: E731
+        output = jax.vmap(member)(params)
+
+        value_scale_C, cost_scale_C = scales(calibration, query.has_curve_C, jnp.sum(context.row_O >= 0))
+        merge = lambda x_JCTG: jnp.moveaxis(x_JCTG, 0, 2).reshape(*x_JCTG.shape[1:3], -1)  # noqa: E731
+        mixture = Mixture(merge(output.value.log_weight) - np.log(len(output.rate_mean_CT)), merge(output.value.mean),
+                          merge(output.value.sd) * value_scale_C[:, None, None])
+        variance_CT = jnp.mean(output.rate_sd_CT**2, axis=0) + jnp.var(output.rate_mean_CT, axis=0)
+        return mixture, jnp.mean(output.rate_mean_CT, axis=0), jnp.sqrt(variance_CT) * cost_scale_C[:, None]
+
+    return predict
+
+
+def scales(calibration: jax.Array, has_curve_C: jax.Array, num_runs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the factors of the standard deviations of value and cost for each query, see `Calibration`."""
+    factor = lambda c: jnp.exp(c[0] + c[1] * has_curve_C + c[2] * jnp.log1p(num_runs.astype(jnp.float32)) / 4.0)  # noqa: E731
+    return factor(calibration[0]), factor(calibration[1])
+
+
+def _context_rows(length_C: np.ndarray, y_CT: np.ndarray) -> np.ndarray:
+    """Returns the observed rows, padded with -1; of too many those that were advanced farthest, then the best."""
+    rows = np.flatnonzero(length_C)
+    last_y = y_CT[rows, length_C[rows] - 1]
+    rows = rows[np.lexsort((last_y, -length_C[rows]))][:_CONTEXT_SIZES[-1]]
+    size = next(size for size in _CONTEXT_SIZES if len(rows) <= size)
+    return np.pad(np.sort(rows), (0, size - len(rows)), constant_values=-1).astype(np.int32)
+
+
+def _query_size(num: int) -> int:
+    last = _QUERY_SIZES[-1]
+    return next((size for size in _QUERY_SIZES if num <= size), -(-num // last) * last)
+
+
+def _carry_divergence(values_CT: np.ndarray) -> np.ndarray:
+    return np.where(np.logical_or.accumulate(np.isposinf(values_CT), axis=1), np.inf, values_CT)
+
+
+def _flatten(params: training.Params) -> dict[str, np.ndarray]:
+    return {'.'.join(map(str, path)): np.asarray(value[...]) for path, value in nnx.to_flat_state(params)}
+
+
+def _unflatten(architecture: deep_set.Architecture, arrays: Mapping[str, np.ndarray], directory: pathlib.Path) -> training.Params:
+    shapes = nnx.eval_shape(lambda: nnx.state(deep_set.DeepSet(architecture, nnx.Rngs(0)), nnx.Param))
+    flat = dict(nnx.to_flat_state(shapes))
+    names = {'.'.join(map(str, path)): path for path in flat}
+    if set(names) != set(arrays):
+        raise ModelError(f'{directory} and its sizes disagree on {sorted(set(names) ^ set(arrays))}; train it again')
+    return nnx.from_flat_state({path: flat[path].replace(jnp.asarray(arrays[name])) for name, path in names.items()})
