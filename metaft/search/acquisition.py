@@ -6,8 +6,8 @@ The budget is finite, so three grid points of each run count:
     next    where it would be looked at again; early points matter only through what they tell
     reach   the furthest one that the remaining seconds pay for; the best value until there is what can be gained
 
-and one run is special: the *plan*, the run with the best predicted value within its reach, which would be advanced to
-that end if nothing more were explored. Improvement is counted from the plan's prediction or the incumbent, whichever is
+and one run is special: the *plan*, the run with the best expected value within its reach, which would be advanced to
+that end if nothing more were explored. Improvement is counted from the plan's expectation or the incumbent, whichever is
 better, and a step that leaves too little for the plan is charged with what the plan loses:
 
     gain_c(best) = max over t in (last, reach] of EI_c,t(best)
@@ -82,8 +82,8 @@ def evaluate(
 
     grid = np.arange(ahead_CT.shape[1])[None, :]
     is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
-    middle_CT = np.asarray(prediction.quantile_CT(0.5), np.float64)
-    promised_C = np.min(np.where(is_ahead_CT, middle_CT, np.inf), axis=1)
+    mean_CT = np.asarray(prediction.mean_CT, np.float64)
+    promised_C = np.min(np.where(is_ahead_CT, mean_CT, np.inf), axis=1)
     plan = int(np.argmin(promised_C))
     best = observations.best_value
     improvement_CT = np.where(is_ahead_CT, np.asarray(prediction.expected_improvement_CT(best), np.float64), 0.0)

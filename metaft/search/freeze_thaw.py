@@ -64,7 +64,7 @@ class FreezeThaw:
             t = int(decision.next_C[c])
             suggestions.append(Suggestion(c, t))
             if len(suggestions) < width:
-                value = float(np.asarray(prediction.quantile_CT(0.5))[c, t])
+                value = float(np.asarray(prediction.mean_CT)[c, t])
                 seconds = float(np.asarray(prediction.cost_seconds_CT)[c, t])
                 believed = believed.observe(c, t, value, max(seconds, float(believed.spent_seconds_C[c])))
         return suggestions
