@@ -28,7 +28,7 @@ def save(path: Path, tree: object) -> None:
     partial = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: np.ascontiguousarray(leaf) for name, leaf in _named(tree)}, partial)
+        save_file({name: np.asarray(leaf, order='C') for name, leaf in _named(tree)}, partial)
         with open(partial, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -172,6 +172,15 @@ def sample(space: cs.ConfigurationSpace, num: int, seed: int) -> list[Configurat
     return list(found)[:num]
 
 
+def contains(space: cs.ConfigurationSpace, configuration: Configuration) -> bool:
+    """Return whether a configuration lies inside of a (restricted) space."""
+    for name, value in configuration.to_dict().items():
+        axis = f'learning_rate_{configuration.method}' if name == 'learning_rate' else name
+        if value is not None and (axis not in space or not space[axis].legal_value(value)):
+            return False
+    return True
+
+
 def _from_config_space(values: dict) -> Configuration:
     method = str(values['method'])
     plain = {k: v for k, v in values.items() if not k.startswith('learning_rate_')}

@@ -1,0 +1,134 @@
+"""Does the search beat default and random configurations on tasks that nobody designed on? Live runs, equal wall time.
+
+    launch/local.sh heldout --workdir=runs/heldout
+
+For each held-out dataset and seed: the default configuration to its full budget; then freeze-thaw search and random search,
+each with --budget_full_runs times what that default run took. Writes heldout.csv, one row a (dataset, seed, method), and
+heldout.md, the table of the README. Costs about a minute a row on two cores; resumable.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+from experiments import program, tune
+from experiments.program import setting
+from metaft.errors import InputError
+
+DATASETS = ('held_out_recall_1536', 'held_out_initial_320', 'held_out_rule_288')  # three kinds, named before any was run
+METHODS = ('default', 'random', 'metaft')
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    workdir: Path = setting(Path('runs/heldout'), 'where results go')
+    datasets: tuple[str, ...] = setting(DATASETS, 'names of HELD_OUT in the catalogue')
+    num_seeds: int = setting(5, 'repetitions: other candidates, initialisations and data orders')
+    budget_full_runs: float = setting(2.0, 'budget of a search, in full runs of the default configuration')
+    model: str = setting(tune.Settings.model, 'directory of the base model')
+    surrogate: Path = setting(tune.Settings.surrogate, 'directory of the surrogate')
+
+    def __post_init__(self):
+        if self.num_seeds < 1 or not self.budget_full_runs > 0:
+            raise InputError(f'--num_seeds={self.num_seeds} and --budget_full_runs={self.budget_full_runs} must be positive')
+
+
+def main(settings: Settings) -> None:
+    """Run what is missing, then write the table."""
+    import pandas as pd
+
+    program.prepare_workdir(settings.workdir, settings, ('budget_full_runs', 'model'))
+    rows = []
+    for dataset in settings.datasets:
+        files = export(settings.workdir / 'data', dataset)
+        for seed in range(settings.num_seeds):
+            default = one(settings, files, dataset, 'default', seed, budget_seconds=3600.0)
+            seconds = settings.budget_full_runs * default['default']['cost_seconds']
+            for method in METHODS:
+                results = default if method == 'default' else one(settings, files, dataset, method, seed, seconds)
+                found = results['default' if method == 'default' else 'incumbent'] or results['zero_shot']
+                rows.append(
+                    {
+                        'dataset': dataset,
+                        'seed': seed,
+                        'method': method,
+                        'test_loss': found['test_loss'],
+                        'test_exact_match': found['test_exact_match'],
+                        'zero_shot_test_loss': results['zero_shot']['test_loss'],
+                        'spent_seconds': default['default']['cost_seconds'] if method == 'default' else results['spent_seconds'],
+                        'budget_seconds': seconds,
+                        'num_runs_started': results['num_runs_started'],
+                    }
+                )
+    frame = pd.DataFrame(rows)
+    tune.write_atomically(settings.workdir / 'heldout.csv', frame.to_csv(index=False))
+    text = table(frame)
+    tune.write_atomically(settings.workdir / 'heldout.md', text)
+    print(text)
+
+
+def export(directory: Path, name: str) -> dict[str, Path]:
+    """Write a held-out dataset as JSON lines, the way a user has it."""
+    from metaft.tasks import catalogue
+    from metaft.tasks.dataset import write_json_lines
+
+    if name not in catalogue.HELD_OUT:
+        raise InputError(f'--datasets names {name!r}; allowed: {", ".join(catalogue.HELD_OUT)}')
+    dataset = catalogue.make(name)
+    (directory / name).mkdir(parents=True, exist_ok=True)
+    files = {split: directory / name / f'{split}.jsonl' for split in ('train', 'validation', 'test')}
+    for split, path in files.items():
+        write_json_lines(path, getattr(dataset, split))
+    return files
+
+
+def one(settings: Settings, files: dict[str, Path], dataset: str, method: str, seed: int, budget_seconds: float) -> dict:
+    """Return the results of one job, running it if they are not there."""
+    from metaft.report.terminal import Terminal
+
+    workdir = settings.workdir / dataset / f'{method}-{seed}'
+    path = workdir / 'results.json'
+    if not path.exists():
+        job = tune.Settings(
+            **files,
+            model=settings.model,
+            surrogate=settings.surrogate,
+            workdir=workdir,
+            budget_seconds=budget_seconds,
+            methods=('lora',),
+            compare=False,
+            search='random' if method == 'random' else 'freeze_thaw',
+            allow_overlap=True,
+            seed=seed,
+        )
+        if method == 'default':
+            prepared = tune.prepare(job, Terminal())
+            prepared.executor.warm_up(prepared.candidates[0])  # compiled outside of the run's own clock, as in a search
+            zero_shot = tune.outcome(None, 0, *prepared.zero_shot)
+            program.write_json(path, {'default': tune.run_default(prepared), 'zero_shot': zero_shot, 'num_runs_started': 1})
+        else:
+            tune.main(job)
+    return json.loads(path.read_text())
+
+
+def table(frame: 'pd.DataFrame') -> str:  # noqa: F821
+    """Return the comparison in Markdown: mean test loss with a 95 % bootstrap interval over seeds."""
+    from scipy.stats import bootstrap
+
+    def cell(values) -> str:
+        if len(values) < 2:
+            return f'{values.mean():.3f}'
+        low, high = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+        return f'{values.mean():.3f} [{low:.3f}, {high:.3f}]'
+
+    lines = ['| dataset | zero-shot | ' + ' | '.join(METHODS) + ' |', '|---|---|' + '---|' * len(METHODS)]
+    for dataset, part in frame.groupby('dataset', sort=False):
+        cells = [cell(part[part['method'] == m]['test_loss'].to_numpy()) for m in METHODS]
+        lines.append(f'| {dataset} | {part["zero_shot_test_loss"].mean():.3f} | ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+    program.run(main, Settings)

@@ -1,0 +1,128 @@
+"""A live search: a searcher's suggestions carried out by an executor until the budget is spent."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from metaft.executors.local import Job, LocalExecutor
+from metaft.finetune.budget import fractions
+from metaft.finetune.search_space import Configuration
+from metaft.metadataset.records import Measurement
+from metaft.search.observations import Observations, Searcher, Suggestion
+from metaft.tuning.ledger import Ledger, score
+
+# The training step holds the forward and the backward pass of every layer and the optimizer; compiling it took four to six
+# times as long as compiling the evaluation (two-core CPU, 3 layers). Used until a program of a method was compiled here.
+TRAIN_TO_EVALUATION_COMPILE = 5.0
+GRACE = 0.02  # of the budget: a step may run over by this much before it is cut off
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a listener is told after each step.
+
+    Attributes:
+      measurements: made in this step; none when the budget ended it.
+      spent_seconds: of the budget.
+      decision_seconds: what choosing the step took.
+    """
+
+    measurements: Sequence[Measurement]
+    spent_seconds: float
+    decision_seconds: float
+
+
+def run_id(index: int, configuration: Configuration) -> str:
+    """Return the name of a candidate's run, the same in every session of a search."""
+    return f'{configuration.method}-{index:04d}'
+
+
+@dataclasses.dataclass
+class LiveSearch:
+    """Joins a searcher, an executor and a ledger.
+
+    Attributes:
+      candidates: C configurations; their order is part of the search's identity.
+      seed: of the runs.
+      evaluation_compile_seconds: measured; the compile time of a training step is guessed from it.
+      reference_value: the metric before finetuning, lower is better.
+    """
+
+    candidates: Sequence[Configuration]
+    executor: LocalExecutor
+    ledger: Ledger
+    seed: int
+    evaluation_compile_seconds: float
+    reference_value: float
+
+    def __post_init__(self):
+        self._index = {run_id(i, c): i for i, c in enumerate(self.candidates)}
+        self._decision_seconds = [0.05]
+        self.observations = Observations.empty(len(self.candidates), fractions(), self.reference_value)
+        for measurement in self.ledger.measurements:
+            self._observe(measurement)
+
+    def run(
+        self,
+        searcher: Searcher,
+        budget_seconds: float,
+        *,
+        width: int = 1,
+        on_step: Callable[[Step], None] | None = None,
+        on_suggestions: Callable[[list[Suggestion]], None] | None = None,
+    ) -> None:
+        """Search until the budget is spent or nothing can be gained. The ledger's clock runs meanwhile, also when interrupted."""
+        self.ledger.start_clock()
+        try:
+            while (remaining := budget_seconds - self.ledger.spent_seconds) > 0:
+                start = time.perf_counter()
+                suggestions = searcher.suggest(self._with_overheads(), remaining, width)
+                decision_seconds = time.perf_counter() - start
+                self._decision_seconds.append(decision_seconds)
+                if not suggestions:
+                    break
+                if on_suggestions is not None:
+                    on_suggestions(suggestions)
+                made = self._advance(suggestions, budget_seconds)
+                if on_step is not None:
+                    on_step(Step(made, self.ledger.spent_seconds, decision_seconds))
+        finally:
+            self.ledger.stop_clock()
+
+    def _advance(self, suggestions: list[Suggestion], budget_seconds: float) -> list[Measurement]:
+        end = budget_seconds * (1.0 + GRACE)
+        made: list[Measurement] = []
+        by_method: dict[str, list[Job]] = {}
+        for c, t in suggestions:
+            job = Job(run_id(c, self.candidates[c]), self.candidates[c], self.seed, t)
+            by_method.setdefault(job.configuration.method, []).append(job)
+        for method, jobs in by_method.items():
+            width = 1 if method == 'full' else self.executor.width
+            for i in range(0, len(jobs), width):
+                found = self.executor.advance(
+                    jobs[i : i + width],
+                    on_measurement=self.ledger.record,
+                    should_stop=lambda: self.ledger.spent_seconds > end,
+                )
+                for measurement in found:
+                    self._observe(measurement)
+                made += found
+        return made
+
+    def _observe(self, measurement: Measurement) -> None:
+        c = self._index[measurement.run_id]
+        steps_T = np.array(self.executor.grid(self.candidates[c]).steps_T)
+        value = score(measurement, self.ledger.metric)[0]
+        for t in np.flatnonzero(steps_T == measurement.budget_steps):  # short runs have ties on the grid
+            self.observations = self.observations.observe(c, int(t), value, measurement.cost_seconds)
+
+    def _with_overheads(self) -> Observations:
+        """Return the observations with what starting a method's program still costs, and a visit of a grid point."""
+        known = self.executor.compile_seconds
+        guess = np.mean(list(known.values())) if known else TRAIN_TO_EVALUATION_COMPILE * self.evaluation_compile_seconds
+        overhead_C = np.array([0.0 if c.method in known else guess for c in self.candidates])
+        # The first decision compiles the surrogate's program for a context; it says nothing of the next ones.
+        decision = float(np.median(self._decision_seconds[-9:]))
+        return dataclasses.replace(self.observations, overhead_seconds_C=overhead_C, measurement_seconds=decision)
