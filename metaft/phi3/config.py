@@ -12,13 +12,17 @@ from metaft.errors import ModelError
 
 # Bookkeeping that transformers 4 and 5 write and that does not change a forward pass.
 _HARMLESS = frozenset(
-    '_attn_implementation _name_or_path architectures attn_implementation auto_map begin_suppress_tokens bad_words_ids'
-    ' decoder_start_token_id diversity_penalty do_sample dtype early_stopping encoder_no_repeat_ngram_size'
-    ' exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id id2label label2id'
-    ' length_penalty max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams'
-    ' num_return_sequences output_attentions output_hidden_states output_scores prefix problem_type remove_invalid_values repetition_penalty'
-    ' return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss'
-    ' tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache'.split()
+    """
+    _attn_implementation _name_or_path architectures attn_implementation auto_map bad_words_ids
+    begin_suppress_tokens decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task forced_bos_token_id
+    forced_eos_token_id id2label label2id length_penalty max_length min_length model_type
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_attentions
+    output_hidden_states output_scores prefix problem_type remove_invalid_values repetition_penalty
+    return_dict return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
+    tf_legacy_loss tokenizer_class top_k top_p torch_dtype torchscript transformers_version typical_p
+    use_bfloat16 use_cache
+    """.split()
 )
 
 # Attributes that other models of the family use; Phi-3 is what comes out at these values only. None counts as absent.

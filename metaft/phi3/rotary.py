@@ -19,7 +19,7 @@ class Rotary(NamedTuple):
 
 
 def attention_factor(config: Phi3Config) -> float:
-    """Returns what longrope multiplies cosines and sines by at every length, sqrt(1 + ln(max / original) / ln(original))."""
+    """Returns longrope's factor on cosines and sines at every length, sqrt(1 + ln(max / original) / ln(original))."""
     if config.rope_scaling is None:
         return 1.0
     if config.rope_scaling.attention_factor is not None:
@@ -51,8 +51,8 @@ def rotary_tables(config: Phi3Config, positions_BL: jax.Array) -> Rotary:
         scaling = config.rope_scaling
         if not scaling.short_factor or not scaling.long_factor:
             raise ModelError(
-                'this Phi-3 uses longrope and its factors are not known: they are part of the published checkpoint, not '
-                'of the preset; load the model with load_pretrained, or read its config.json.'
+                'this Phi-3 uses longrope and its factors are not known: they are part of the published checkpoint, '
+                'not of the preset; load the model with load_pretrained, or read its config.json.'
             )
         short, long = (
             jnp.asarray(1.0 / (np.asarray(factor, np.float32) * frequencies))

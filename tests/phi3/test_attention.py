@@ -1,0 +1,72 @@
+"""Attention against a loop that follows the definition, and what must never come out of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaft.phi3.attention import attention
+
+B, L, H = 2, 7, 6
+
+
+def inputs(heads, kv_heads, keys=L):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)
+    return draw(B, L, heads, H), draw(B, keys, kv_heads, H), draw(B, keys, kv_heads, H)
+
+
+def by_definition(q, k, v, window, mask, offset=0):
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out = np.zeros(q.shape)
+    groups = q.shape[2] // k.shape[2]
+    for b, i, n in np.ndindex(q.shape[:3]):
+        at = i + offset
+        seen = [j for j in range(at + 1) if at - j < (window or 99) and (mask is None or mask[b, j] or j == at)]
+        scores = np.array([q[b, i, n] @ k[b, j, n // groups] for j in seen]) / np.sqrt(H)
+        weights = np.exp(scores - scores.max())
+        out[b, i, n] = weights / weights.sum() @ v[b, seen, n // groups]
+    return out
+
+
+@pytest.mark.parametrize('window', [None, 1, 3, L])
+@pytest.mark.parametrize('heads', [(4, 4), (4, 2), (3, 1)])
+def test_follows_the_definition(heads, window):
+    q, k, v = inputs(*heads)
+    mask = np.arange(L)[None] >= np.array([[0], [4]])
+    for key_mask in (None, mask):
+        got = attention(q, k, v, window=window, key_mask_BS=None if key_mask is None else jnp.asarray(key_mask))
+        np.testing.assert_allclose(got, by_definition(q, k, v, window, key_mask), atol=2e-6)
+
+
+def test_queries_may_begin_within_the_keys():
+    q, k, v = inputs(4, 2, keys=L + 3)
+    got = jax.jit(lambda offset: attention(q, k, v, window=4, query_offset=offset))(jnp.int32(3))
+    np.testing.assert_allclose(got, by_definition(q, k, v, 4, None, offset=3), atol=2e-6)
+
+
+def test_a_row_whose_keys_are_all_masked_is_finite_with_finite_gradients():
+    q, k, v = inputs(4, 4)
+    loss = lambda q, k, v: jnp.sum(attention(q, k, v, window=2, key_mask_BS=jnp.zeros((B, L), bool)) ** 2)
+    value, gradients = jax.value_and_grad(loss, (0, 1, 2))(q, k, v)
+    assert np.isfinite(value) and all(np.isfinite(g).all() for g in gradients)
+
+
+def test_huge_scores_do_not_overflow():
+    q, k, v = inputs(4, 4)
+    assert np.isfinite(attention(1e18 * q, 1e18 * k, v)).all()
+
+
+def test_bfloat16_stays_close_to_float32():
+    q, k, v = inputs(4, 2)
+    got = attention(*(x.astype(jnp.bfloat16) for x in (q, k, v)))
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), attention(q, k, v), atol=0.03)
+
+
+def test_heads_that_do_not_divide_and_unknown_implementations_are_refused():
+    q, k, v = inputs(4, 3)
+    with pytest.raises(ValueError, match='4 query heads are no multiple of 3'):
+        attention(q, k, v)
+    with pytest.raises(ValueError, match="'flash'"):
+        attention(*inputs(4, 4), implementation='flash')
