@@ -1,0 +1,262 @@
+"""Adapters in Hugging Face PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, LoRA and soft prompts.
+
+What is written loads in PEFT over the saved base; what PEFT wrote loads here, if it is one of the two and nothing in
+its configuration asks for more. All of it is about one member: no leaf has an axis M.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from metaft.adapters import lora, prompt
+from metaft.errors import ModelError
+from metaft.phi3 import Phi3Config
+
+CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
+_MODEL = 'base_model.model.'  # what PEFT puts before the names that its patterns are written for
+_PREFIX = f'{_MODEL}model.'
+_PROMPT = 'prompt_embeddings'
+
+# Read here, or of no consequence for what an adapter computes. Any other attribute must be empty.
+_KNOWN = frozenset(
+    """
+    alpha_pattern auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode
+    init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout megatron_core num_attention_heads
+    num_layers num_transformer_submodules num_virtual_tokens peft_type peft_version prompt_tuning_init
+    prompt_tuning_init_text qalora_group_size r rank_pattern revision runtime_config target_modules task_type token_dim
+    tokenizer_kwargs tokenizer_name_or_path use_rslora
+    """.split()
+)
+# Initialisations that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) subtract from it.
+_PLAIN_INITS = (True, False, None, 'gaussian', 'orthogonal', 'eva')
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapter:
+    """One member's adapter as `metaft.adapters.lora` or `.prompt` takes it (`method` says which)."""
+
+    method: str
+    adapter: dict
+    settings: dict
+
+
+def save_lora(
+    directory: str | os.PathLike[str],
+    adapter: Mapping[str, Mapping[str, Any]],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: str,
+    base_model: str,
+) -> None:
+    """Writes a LoRA that scales its branch by alpha / rank.
+
+    Args:
+      directory: made if missing.
+      adapter: {module path: {'lora_A': [D, R], 'lora_B': [R, F]}}; the first `rank` of the R columns are written.
+      rank: r.
+      alpha: the scale's numerator.
+      dropout: what it was trained with; PEFT applies it in training only.
+      targets: 'attention', 'mlp' or 'all'.
+      base_model: directory or Hugging Face id of the base, noted in the configuration.
+    """
+    groups = [group for group in lora.GROUPS if targets in (group, 'all')]
+    names = [name for group in groups for name in lora.TARGET_MODULES[group]]
+    tensors = {}
+    for path, member in adapter.items():
+        if path.rpartition('.')[2] in names:
+            tensors[f'{_PREFIX}{path}.lora_A.weight'] = member['lora_A'][:, :rank].T
+            tensors[f'{_PREFIX}{path}.lora_B.weight'] = member['lora_B'][:rank].T
+    config = {
+        'peft_type': 'LORA',
+        'r': rank,
+        'lora_alpha': alpha,
+        'lora_dropout': dropout,
+        'target_modules': names,
+        'bias': 'none',
+        'fan_in_fan_out': False,
+        'use_rslora': False,
+        'use_dora': False,
+        'rank_pattern': {},
+        'alpha_pattern': {},
+        'modules_to_save': None,
+        'init_lora_weights': True,
+    }
+    _write(directory, config, tensors, base_model)
+
+
+def save_prompt(directory: str | os.PathLike[str], adapter: Mapping[str, Any], *, length: int, base_model: str) -> None:
+    """Writes the `length` vectors in use of a soft prompt {'prompt_embeddings': [P, D]}."""
+    vectors_PD = prompt.in_use(dict(adapter), length)
+    config = {
+        'peft_type': 'PROMPT_TUNING',
+        'num_virtual_tokens': length,
+        'token_dim': vectors_PD.shape[1],
+        'num_transformer_submodules': 1,
+        'prompt_tuning_init': 'RANDOM',  # where it began is history
+    }
+    _write(directory, config, {_PROMPT: vectors_PD}, base_model)
+
+
+def load(directory: str | os.PathLike[str], config: Phi3Config) -> Adapter:
+    """Reads an adapter that metaft or PEFT wrote for a base of the given shape.
+
+    Ranks and alphas that differ between modules become one rank R, padded with zeros, and one scale: the rest of a
+    module's own scale goes into its B.
+
+    Raises:
+      ModelError: not a LoRA or soft prompt, attributes that ask for more, or tensors that are missing, unexpected or
+        mis-shaped for this base; each kind is listed in one error.
+    """
+    directory = Path(directory)
+    values = _read_config(directory)
+    kind = values.get('peft_type')
+    if kind not in ('LORA', 'PROMPT_TUNING'):
+        raise ModelError(f'{directory} is an adapter of type {kind!r}; metaft reads LORA and PROMPT_TUNING.')
+    asked = [f'{name}={value!r}' for name, value in values.items() if name not in _KNOWN and value]
+    asked += [f'bias={values["bias"]!r}'] if values.get('bias', 'none') != 'none' else []
+    asked += ['fan_in_fan_out=True'] if values.get('fan_in_fan_out') else []
+    init = values.get('init_lora_weights')
+    asked += [f'init_lora_weights={init!r}'] if init not in _PLAIN_INITS else []
+    if asked:
+        raise ModelError(f'{directory} asks for what metaft does not implement: {", ".join(asked)}.')
+    try:
+        tensors = load_file(directory / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f'{directory / WEIGHTS} is missing, truncated or broken ({error}).') from None
+    read, problems = (_read_lora if kind == 'LORA' else _read_prompt)(values, tensors, config)
+    if problems:
+        raise ModelError(f'{directory} does not fit the base model: {"; ".join(problems[:20])}.')
+    return read
+
+
+def _read_prompt(values: dict, tensors: dict[str, np.ndarray], config: Phi3Config) -> tuple[Adapter | None, list[str]]:
+    shape = (values.get('num_virtual_tokens'), config.hidden_size)
+    problems = [f'{key} is unexpected' for key in tensors if key != _PROMPT]
+    if _PROMPT not in tensors:
+        return None, [*problems, f'{_PROMPT} is missing']
+    vectors_PD = tensors[_PROMPT]
+    if vectors_PD.shape != shape:
+        return None, [*problems, f'{_PROMPT} has shape {vectors_PD.shape} where {shape} is needed']
+    adapter = {_PROMPT: jnp.asarray(vectors_PD, jnp.float32)}
+    return Adapter('prompt', adapter, prompt.settings(length=len(vectors_PD))), problems
+
+
+def _read_lora(values: dict, tensors: dict[str, np.ndarray], config: Phi3Config) -> tuple[Adapter | None, list[str]]:
+    shapes = {f'{_PREFIX}{path}': (path, _shape(name, config)) for path, _, _, name in _paths(config)}
+    found = {key.removesuffix('.weight').rpartition('.')[0] for key in tensors if key.endswith('.weight')}
+    problems = list(_lora_problems(values, tensors, shapes))
+    if problems or not tensors:
+        return None, problems or ['there is no tensor in it']
+    ranks = {module: _of_module(values, 'r', 'rank_pattern', module) for module in found}
+    scales = {module: _scale(values, module, ranks[module]) for module in found}
+    scale, max_rank = max(scales.values()), max(ranks.values())
+    adapter = {}
+    for module, (path, _) in shapes.items():
+        if module in found:
+            a_DR, b_RF = (np.float32(tensors[f'{module}.lora_{part}.weight']).T for part in 'AB')
+            room = max_rank - ranks[module]
+            own = b_RF if scales[module] == scale else b_RF * np.float32(scales[module] / scale)
+            adapter[path] = {
+                'lora_A': jnp.asarray(np.pad(a_DR, ((0, 0), (0, room)))),
+                'lora_B': jnp.asarray(np.pad(own, ((0, room), (0, 0)))),
+            }
+    dropout = values.get('lora_dropout') or 0.0
+    settings = lora.settings(rank=max_rank, alpha=scale * max_rank, dropout=dropout, targets='all', max_rank=max_rank)
+    return Adapter('lora', adapter, settings), []
+
+
+def _lora_problems(
+    values: dict, tensors: dict[str, np.ndarray], shapes: Mapping[str, tuple[str, tuple[int, int]]]
+) -> Iterator[str]:
+    wanted = {}
+    for module, (_, (d, f)) in shapes.items():
+        rank = _of_module(values, 'r', 'rank_pattern', module)
+        wanted |= {f'{module}.lora_A.weight': (rank, d), f'{module}.lora_B.weight': (f, rank)}
+    for key, tensor in tensors.items():
+        if key not in wanted:
+            yield f'{key} is unexpected'
+        elif tensor.shape != wanted[key]:
+            yield f'{key} has shape {tensor.shape} where {wanted[key]} is needed'
+    for key in wanted.keys() - tensors.keys():
+        module, _, part = key.removesuffix('.weight').rpartition('.')
+        other = f'{module}.lora_{"B" if part == "lora_A" else "A"}.weight'
+        if other in tensors or _is_target(values, module):
+            yield f'{key} is missing'
+
+
+def _is_target(values: dict, module: str) -> bool:
+    """Tells whether the configuration alone says that a module is adapted; where it selects layers, the tensors say."""
+    if values.get('exclude_modules') or values.get('layers_to_transform') is not None:
+        return False
+    targets = values.get('target_modules') or ()
+    if isinstance(targets, str):
+        return bool(re.fullmatch(targets, module.removeprefix(_MODEL)))
+    return any(module == target or module.endswith(f'.{target}') for target in targets)
+
+
+def _of_module(values: dict, name: str, pattern_name: str, module: str) -> Any:
+    """Returns a module's own value where a pattern of PEFT's names the module, else the common one."""
+    for pattern, value in (values.get(pattern_name) or {}).items():
+        if re.match(rf'(.*\.)?({pattern})$', module.removeprefix(_MODEL)):
+            return value
+    return values.get(name, 8)  # PEFT's default of r and lora_alpha
+
+
+def _scale(values: dict, module: str, rank: int) -> float:
+    alpha = _of_module(values, 'lora_alpha', 'alpha_pattern', module)
+    return alpha / (math.sqrt(rank) if values.get('use_rslora') else rank)
+
+
+def _paths(config: Phi3Config) -> list[tuple[str, int, str, str]]:
+    return lora.module_paths(config.num_hidden_layers)
+
+
+def _shape(name: str, config: Phi3Config) -> tuple[int, int]:
+    """Returns (in, out) of a block's linear layer."""
+    width = config.num_attention_heads * config.head_dim
+    return {
+        'qkv_proj': (config.hidden_size, width + 2 * config.kv_heads * config.head_dim),
+        'o_proj': (width, config.hidden_size),
+        'gate_up_proj': (config.hidden_size, 2 * config.intermediate_size),
+        'down_proj': (config.intermediate_size, config.hidden_size),
+    }[name]
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    path = directory / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding='utf-8'))
+    except FileNotFoundError:
+        raise ModelError(f'{directory} is no adapter directory: it has no {CONFIG}.') from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f'{path} cannot be read as JSON: {error}.') from None
+    if not isinstance(values, dict):
+        raise ModelError(f'{path} holds no JSON object.')
+    return values
+
+
+def _write(directory: str | os.PathLike[str], config: dict, tensors: Mapping[str, Any], base_model: str) -> None:
+    """Writes both files under temporary names, then puts them in place; a crash leaves no mixture of two adapters."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    common = {'task_type': 'CAUSAL_LM', 'base_model_name_or_path': base_model, 'inference_mode': True}
+    partial = {name: directory / f'.{name}.writing' for name in (CONFIG, WEIGHTS)}
+    partial[CONFIG].write_text(json.dumps(config | common, indent=2) + '\n', encoding='utf-8')
+    # safetensors copies the buffer as it lies: a transposed view would be written untransposed.
+    plain = {key: np.ascontiguousarray(np.asarray(value, np.float32)) for key, value in tensors.items()}
+    save_file(plain, partial[WEIGHTS], {'format': 'pt'})
+    (directory / CONFIG).unlink(missing_ok=True)
+    for name in (WEIGHTS, CONFIG):
+        os.replace(partial[name], directory / name)
