@@ -63,9 +63,9 @@ def main(settings: Settings) -> None:
                     }
                 )
     frame = pd.DataFrame(rows)
-    tune.write_atomically(settings.workdir / 'heldout.csv', frame.to_csv(index=False))
+    program.write_text(settings.workdir / 'heldout.csv', frame.to_csv(index=False))
     text = table(frame)
-    tune.write_atomically(settings.workdir / 'heldout.md', text)
+    program.write_text(settings.workdir / 'heldout.md', text)
     print(text)
 
 
@@ -87,6 +87,7 @@ def export(directory: Path, name: str) -> dict[str, Path]:
 def one(settings: Settings, files: dict[str, Path], dataset: str, method: str, seed: int, budget_seconds: float) -> dict:
     """Return the results of one job, running it if they are not there."""
     from metaft.report.terminal import Terminal
+    from metaft.tuning import outcome
 
     workdir = settings.workdir / dataset / f'{method}-{seed}'
     path = workdir / 'results.json'
@@ -104,10 +105,10 @@ def one(settings: Settings, files: dict[str, Path], dataset: str, method: str, s
             seed=seed,
         )
         if method == 'default':
-            prepared = tune.prepare(job, Terminal())
-            prepared.executor.warm_up(prepared.candidates[0])  # compiled outside of the run's own clock, as in a search
-            zero_shot = tune.outcome(None, 0, *prepared.zero_shot)
-            program.write_json(path, {'default': tune.run_default(prepared), 'zero_shot': zero_shot, 'num_runs_started': 1})
+            problem = tune.prepare(job, Terminal())
+            problem.executor.warm_up(problem.candidates[0])  # a run's own seconds hold no compilation
+            found = {'default': outcome.default(problem, budget_seconds), 'zero_shot': outcome.untrained(problem)}
+            program.write_json(path, found | {'num_runs_started': 1})
         else:
             tune.main(job)
     return json.loads(path.read_text())

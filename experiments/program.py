@@ -211,9 +211,18 @@ def prepare_workdir(
 
 def write_json(path: Path, record: Any) -> None:
     """Writes `record` so that a reader sees all of the old or of the new file; NaN and infinity become null."""
+    write_text(path, json.dumps(_strict(record), indent=2, allow_nan=False, default=str) + '\n')
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+      WorkdirError: the disk is full or the directory cannot be written.
+    """
     partial = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        partial.write_text(json.dumps(_strict(record), indent=2, allow_nan=False, default=str) + '\n')
+        partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:
         raise WorkdirError(f'{path} cannot be written ({error.strerror}); give another --workdir') from None

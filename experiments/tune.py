@@ -10,16 +10,16 @@ the best measured checkpoint, and leaves settings, measurements, ranking, result
 """
 
 import dataclasses
+import hashlib
 import json
 import math
-import os
+import shlex
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import program
 from experiments.program import setting
-from metaft.errors import BudgetError, ConfigurationError, InputError, ModelError
+from metaft.errors import BudgetError, ConfigurationError, InputError
 
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 DEMONSTRATION_METHODS = ('lora',)
@@ -76,104 +76,66 @@ class Settings:
 
 def main(settings: Settings) -> None:
     """Run the job from data to report."""
-    from metaft.report import terminal
+    from metaft.report.terminal import Terminal
 
-    console = terminal.Terminal()
-    job = prepare(settings, console)
-    ranking = rank(job, console)
-    search(job, ranking, console)
-    results = finish(job, console)
-    write_report(job, ranking, results)
-    console.results(results, settings.workdir)
-
-
-@dataclasses.dataclass
-class Job:
-    """Everything the stages share, filled once by `prepare`."""
-
-    settings: Settings
-    dataset: 'Dataset'  # noqa: F821
-    tokenizer: 'Tokenizer'  # noqa: F821
-    executor: 'LocalExecutor'  # noqa: F821
-    record: 'TaskRecord'  # noqa: F821
-    zero_shot: tuple['Evaluation', 'Evaluation']  # noqa: F821
-    candidates: list['Configuration']  # noqa: F821
-    surrogate: 'Surrogate'  # noqa: F821
-    meta_feature_seconds: float
-    evaluation_compile_seconds: float
-    warnings: list[str]
-
-    @property
-    def reference_value(self) -> float:
-        """The metric before finetuning, lower is better."""
-        validation = self.zero_shot[0]
-        return validation.loss if self.settings.metric == 'loss' else 1.0 - validation.exact_match
+    console = Terminal()
+    problem = prepare(settings, console)
+    ranking = rank(problem, console)
+    search(settings, problem, ranking, console)
+    results = finish(settings, problem, console)
+    report(settings, problem, ranking, results, console)
 
 
-# ---------------------------------------------------------------- stages
-
-
-def prepare(settings: Settings, console: 'Terminal') -> Job:  # noqa: F821
-    """Load everything, refuse what cannot work, and compute the meta-features."""
+def prepare(settings: Settings, console: 'Terminal') -> 'Problem':  # noqa: F821
+    """Load everything, refuse what cannot work, evaluate the base model and compute the meta-features."""
     from metaft.executors.local import LocalExecutor
     from metaft.finetune.search_space import PROMPT_LENGTHS
     from metaft.finetune.task import prepare as prepare_task
     from metaft.metadataset import store
-    from metaft.metadataset.records import TaskRecord
     from metaft.phi3 import load_pretrained
     from metaft.phi3.hub import model_directory
     from metaft.surrogate.surrogate import Surrogate
-    from metaft.tasks.meta_features import meta_features
     from metaft.tasks.tokenizer import load_tokenizer
+    from metaft.tuning import problem as problems
 
     dataset = load_data(settings)
-    methods = settings.methods or (DEMONSTRATION_METHODS if settings.is_demonstration else ())
-    candidates = draw_candidates(settings, methods)
+    candidates = problems.draw_candidates(
+        settings.methods or (DEMONSTRATION_METHODS if settings.is_demonstration else ()),
+        settings.parsed_restrict(),
+        num=settings.num_configurations,
+        max_examples=settings.max_examples,
+        seed=settings.seed,
+    )
     directory = model_directory(settings.model)
-    tokenizer = load_tokenizer(directory)
-    surrogate = Surrogate.load(settings.surrogate)
-    workdir = program.prepare_workdir(settings.workdir, settings, IDENTITY, fingerprints(settings))
+    tokenizer, surrogate = load_tokenizer(directory), Surrogate.load(settings.surrogate)
     model = load_pretrained(directory)
-    candidates, warnings = without_unaffordable(candidates, model, asked=bool(settings.methods))
-    longest_prompt = max(PROMPT_LENGTHS) if any(c.method == 'prompt' for c in candidates) else 0
+    candidates, warnings = problems.without_unaffordable(candidates, model, asked=bool(settings.methods))
     task = prepare_task(
         dataset,
         model,
         tokenizer,
         base_model=directory.name,
         max_examples=settings.max_examples,
-        max_prompt_length=longest_prompt,
+        max_prompt_length=max(PROMPT_LENGTHS) if any(c.method == 'prompt' for c in candidates) else 0,
     )
-    width = settings.width or default_width()
+    workdir = program.prepare_workdir(settings.workdir, settings, IDENTITY, fingerprints(settings))
+    width = settings.width or problems.default_width()
     executor = LocalExecutor(task, width=width, directory=workdir / 'frozen', versions=program.versions())
-    console.task(task, settings)
+    sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
+    console.say(f'{dataset.name}: {sizes} examples; base model {directory.name}')
 
     start = time.perf_counter()
     zero_shot = executor.zero_shot()
     evaluation_compile_seconds = time.perf_counter() - start
-    path = workdir / 'task.json'
-    if path.exists():  # the same numbers as in the session before, also those that are measured times
-        record = store.read_task(path)
-        seconds = 0.0
+    if (workdir / 'task.json').exists():  # the numbers of the session before, also those that are measured times
+        record, seconds = store.read_task(workdir / 'task.json'), 0.0
     else:
-        features = meta_features(dataset, task.encoded_train, model, seed=settings.seed)
-        seconds = features.seconds
-        record = TaskRecord(
-            task=task.name,
-            dataset=task.dataset,
-            base_model=task.base_model,
-            max_examples=task.max_examples,
-            reference_loss=zero_shot[0].loss,
-            reference_exact_match=zero_shot[0].exact_match,
-            reference_seconds=features.values['calibration_seconds_per_example'],
-            meta_features=features.values,
-        )
-        store.write_task(path, record)
+        record, seconds = task_record(settings, dataset, task, zero_shot[0])
+        store.write_task(workdir / 'task.json', record)
     console.meta_features(record.meta_features, seconds)
     coverage = surrogate.coverage(record.meta_features, [c.to_dict() for c in candidates])
     warnings += [f'Outside of what the surrogate has seen: {sentence}.' for sentence in coverage.sentences()]
-    return Job(
-        settings=settings,
+    return problems.Problem(
         dataset=dataset,
         tokenizer=tokenizer,
         executor=executor,
@@ -181,7 +143,9 @@ def prepare(settings: Settings, console: 'Terminal') -> Job:  # noqa: F821
         zero_shot=zero_shot,
         candidates=candidates,
         surrogate=surrogate,
-        meta_feature_seconds=seconds,
+        metric=settings.metric,
+        workdir=workdir,
+        seed=settings.seed,
         evaluation_compile_seconds=evaluation_compile_seconds,
         warnings=warnings,
     )
@@ -201,262 +165,180 @@ def load_data(settings: Settings) -> 'Dataset':  # noqa: F821
 
 def fingerprints(settings: Settings) -> dict[str, str]:
     """Return a hash of each data file, so that a workdir is not continued with other data."""
-    import hashlib
-
     files = {name: getattr(settings, name) for name in ('train', 'validation', 'test')}
     return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items() if path is not None}
 
 
-def draw_candidates(settings: Settings, methods: Sequence[str]) -> list['Configuration']:  # noqa: F821
-    """Return the default configuration (where the space holds it) and random ones, all with room for one update."""
-    from metaft.finetune.search_space import METHODS, contains, default_configuration, sample, search_space
+def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRecord', float]:  # noqa: F821
+    """Return the task's meta-features and reference values, and the seconds they took."""
+    from metaft.metadataset.records import TaskRecord
+    from metaft.tasks.meta_features import meta_features
 
-    methods, restrict = tuple(methods) or METHODS, settings.parsed_restrict()
-    space = search_space(methods, restrict)
-    defaults = [default_configuration(m) for m in methods]
-    drawn = [c for c in defaults if contains(space, c)] + sample(space, settings.num_configurations, settings.seed)
-    fitting = [c for c in dict.fromkeys(drawn) if c.batch_size <= settings.max_examples][: settings.num_configurations]
-    if not fitting:
-        raise BudgetError(
-            f'no batch size of the search space fits --max_examples={settings.max_examples}: raise it to at least '
-            f'{min(c.batch_size for c in drawn)}'
-        )
-    return fitting
-
-
-def without_unaffordable(candidates: list, model, *, asked: bool) -> tuple[list, list[str]]:
-    """Leave full tuning out where weights, gradients and Adam's moments (16 bytes a weight, twice) pass half of the memory."""
-    import jax
-
-    num = sum(leaf.size for leaf in jax.tree.leaves(model_state(model)))
-    needed = 32 * num
-    device = jax.local_devices()[0].memory_stats() or {}
-    available = device.get('bytes_limit') or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    if needed <= available / 2 or all(c.method != 'full' for c in candidates):
-        return candidates, []
-    sentence = f'full tuning of {num:,} weights needs about {needed / 2**30:.0f} GiB of {available / 2**30:.0f} GiB'
-    kept = [c for c in candidates if c.method != 'full']
-    if asked or not kept:
-        raise ModelError(f'{sentence}; leave full out of --methods')
-    return kept, [f'Full tuning was left out: {sentence}.']
-
-
-def model_state(model):
-    """Return the model's weights as a pytree."""
-    from flax import nnx
-
-    return nnx.state(model, nnx.Param)
-
-
-def default_width() -> int:
-    """Return the population's width: folding members costs more than it saves on a CPU, and fills an accelerator."""
-    import jax
-
-    return 1 if jax.default_backend() == 'cpu' else 8
-
-
-def predictor(job: Job):
-    """Return the function from observations to the surrogate's prediction of all candidates."""
-    from metaft.finetune.budget import fractions
-
-    encoded = job.surrogate.encode([c.to_dict() for c in job.candidates])
-
-    def predict(observations):
-        return job.surrogate.predict(
-            job.record.meta_features,
-            encoded,
-            observations.values_CT,
-            observations.costs_CT,
-            metric=job.settings.metric,
-            reference_value=job.reference_value,
-            reference_seconds=job.record.reference_seconds,
-            fractions_T=fractions(),
-            max_examples=job.record.max_examples,
-        )
-
-    return predict
-
-
-def live_search(job: Job):
-    """Return the search as its ledger left it."""
-    from metaft.tuning.ledger import Ledger
-    from metaft.tuning.live import LiveSearch
-
-    return LiveSearch(
-        candidates=job.candidates,
-        executor=job.executor,
-        ledger=Ledger(job.settings.workdir, job.settings.metric),
-        seed=job.settings.seed,
-        evaluation_compile_seconds=job.evaluation_compile_seconds,
-        reference_value=job.reference_value,
+    features = meta_features(dataset, task.encoded_train, task.model, seed=settings.seed)
+    record = TaskRecord(
+        task=task.name,
+        dataset=task.dataset,
+        base_model=task.base_model,
+        max_examples=task.max_examples,
+        reference_loss=validation.loss,
+        reference_exact_match=validation.exact_match,
+        reference_seconds=features.values['calibration_seconds_per_example'],
+        meta_features=features.values,
     )
+    return record, features.seconds
 
 
-def rank(job: Job, console: 'Terminal') -> 'pd.DataFrame':  # noqa: F821
+def rank(problem: 'Problem', console: 'Terminal') -> 'pd.DataFrame':  # noqa: F821
     """Rank all candidates by transfer alone; print the best and write ranking.csv."""
-    from metaft.finetune.budget import fractions
-    from metaft.search.observations import Observations
     from metaft.search.ranking import rank as rank_configurations
 
     start = time.perf_counter()
-    nothing = Observations.empty(len(job.candidates), fractions(), job.reference_value)
-    prediction = predictor(job)(nothing)
-    table = rank_configurations([c.to_dict() for c in job.candidates], prediction)
-    seconds = time.perf_counter() - start
-    write_atomically(job.settings.workdir / 'ranking.csv', table.to_csv(index=False))
-    console.ranking(table, seconds, job.settings.metric, job.warnings)
+    prediction = problem.predictor()(problem.nothing_observed)
+    table = rank_configurations([c.to_dict() for c in problem.candidates], prediction)
+    console.ranking(table, problem.metric)
+    console.say(f'ranked by transfer alone in {time.perf_counter() - start:.1f} s')
+    for warning in problem.warnings:
+        console.warn(warning)
+    program.write_text(problem.workdir / 'ranking.csv', table.to_csv(index=False))
     return table
 
 
-def search(job: Job, ranking: 'pd.DataFrame', console: 'Terminal') -> None:  # noqa: F821
-    """Spend the budget."""
+def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> None:  # noqa: F821
+    """Spend the budget, showing who is advanced and who leads."""
     from metaft.search.baselines import random_search
     from metaft.search.freeze_thaw import FreezeThaw
 
-    live = live_search(job)
-    budget, remaining = job.settings.budget_seconds, job.settings.budget_seconds - live.ledger.spent_seconds
+    live = problem.live_search()
     if not live.ledger.measurements:
-        refuse_too_small(job, ranking, remaining)
-    if job.settings.search == 'random':
-        searcher = random_search(len(job.candidates), job.settings.seed)
+        refuse_too_small(settings, ranking)
+    if settings.search == 'random':
+        searcher = random_search(len(problem.candidates), settings.seed)
     else:
-        searcher = FreezeThaw(predictor(job))
-    with console.search(live, budget) as view:
-        live.run(searcher, budget, width=job.executor.width, on_suggestions=view.suggestions, on_step=view.step)
+        searcher = FreezeThaw(problem.predictor())
+    configurations = [c.to_dict() for c in problem.candidates]
+    with console.search(settings.budget_seconds, configurations, live.observations) as view:
+        live.run(
+            searcher,
+            settings.budget_seconds,
+            width=problem.executor.width,
+            on_change=lambda advancing: view.update(live.observations, live.ledger.spent_seconds, advancing),
+        )
 
 
-def refuse_too_small(job: Job, ranking: 'pd.DataFrame', remaining: float) -> None:  # noqa: F821
+def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:  # noqa: F821
     """Raise BudgetError when not even the cheapest first measurement fits into the budget."""
     from metaft.finetune.budget import fractions
 
-    cheapest = float(ranking['predicted_seconds'].min()) * float(fractions()[0])
-    if cheapest > remaining:
+    full_run = float(ranking['predicted_seconds'].min())
+    first = full_run * float(fractions()[0])
+    if first > settings.budget_seconds:
         raise BudgetError(
-            f'--budget_seconds={job.settings.budget_seconds:g} is too small for one step: the first measurement of the cheapest '
-            f'configuration takes about {cheapest:.2g} s here, a full run {cheapest / float(fractions()[0]):.2g} s'
+            f'--budget_seconds={settings.budget_seconds:g} is too small for one step: the first measurement of the cheapest '
+            f'configuration takes about {first:.2g} s here, a full run {full_run:.2g} s'
         )
 
 
-def finish(job: Job, console: 'Terminal') -> dict:  # noqa: F821
-    """Test the incumbent, the base model and, if wanted, the default configuration; export the adapter; write results.json."""
-    live = live_search(job)
-    ledger = live.ledger
-    validation, test = job.zero_shot
-    best = ledger.incumbent()
+def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:  # noqa: F821
+    """Test the incumbent and what it is compared with, export the adapter, write results.json."""
+    from metaft.tuning import outcome
+
+    ledger = problem.live_search().ledger
     results = {
-        'incumbent': None,
-        'zero_shot': outcome(None, 0, validation, test),
+        'incumbent': outcome.incumbent(problem, ledger),
+        'zero_shot': outcome.untrained(problem),
         'spent_seconds': ledger.spent_seconds,
-        'budget_seconds': job.settings.budget_seconds,
-        'metric': job.settings.metric,
+        'budget_seconds': settings.budget_seconds,
+        'metric': settings.metric,
         'num_runs_started': len({m.run_id for m in ledger.measurements}),
         'num_runs_diverged': len({m.run_id for m in ledger.measurements if m.status == 'diverged'}),
         'num_measurements': len(ledger.measurements),
-        'task': job.record.task,
-        'max_examples': job.settings.max_examples,
-        'warnings': job.warnings,
+        'task': problem.record.task,
+        'max_examples': settings.max_examples,
+        'warnings': list(problem.warnings),
         'versions': program.versions(),
-        'seed': job.settings.seed,
+        'seed': settings.seed,
     }
-    if best is not None:
-        configuration, adapter = ledger.incumbent_adapter()
-        results['incumbent'] = measured(best, job.executor.test(configuration, adapter))
-        export(job, configuration, adapter)
-    if job.settings.compare or (job.settings.compare is None and job.settings.is_demonstration):
-        with console.waiting('the default configuration, given the same budget of its own'):
-            results['default'] = run_default(job)
-    program.write_json(job.settings.workdir / 'results.json', results)
+    if results['incumbent'] is None:
+        console.warn('no run has a finite loss, so there is no adapter; give a larger budget or other --restrict bounds')
+    else:
+        where = outcome.export(problem, *ledger.incumbent_adapter(), base_model=settings.model)
+        console.say(f'wrote {where}')
+    if settings.compare or (settings.compare is None and settings.is_demonstration):
+        console.say('running the default configuration, given the same budget of its own ...')
+        results['default'] = outcome.default(problem, settings.budget_seconds)
+    program.write_json(settings.workdir / 'results.json', results)
     return results
 
 
-def outcome(configuration: dict | None, budget_steps: int, validation, test) -> dict:
-    """Return one column of the comparison."""
+def report(
+    settings: Settings,
+    problem: 'Problem',  # noqa: F821
+    ranking: 'pd.DataFrame',  # noqa: F821
+    results: dict,
+    console: 'Terminal',  # noqa: F821
+) -> None:
+    """Write learning_curves.png and report.html, and print what was found."""
+    from metaft.report import html, plots
+    from metaft.report.data import Forecast, Outcome, ReportData
+    from metaft.search.freeze_thaw import FreezeThaw
+
+    predict, seen = problem.predictor(), problem.live_search().observations
+    again = FreezeThaw(predict).suggest(seen, settings.budget_seconds)
+    fields = {field.name for field in dataclasses.fields(Outcome)}
+    outcomes = {
+        name: results.get(name) and Outcome(**{k: v for k, v in results[name].items() if k in fields})
+        for name in ('zero_shot', 'default', 'incumbent')
+    }
+    data = ReportData(
+        task=problem.record.task,
+        metric=settings.metric,
+        asked=asked(settings, problem),
+        budget_seconds=settings.budget_seconds,
+        spent_seconds=results['spent_seconds'],
+        max_examples=settings.max_examples,
+        configurations=[c.to_dict() for c in problem.candidates],
+        observations=seen,
+        zero_shot_forecast=Forecast.of(predict(problem.nothing_observed)),
+        final_forecast=Forecast.of(predict(seen)),
+        ranking=ranking,
+        next_suggestion=again[0] if again else None,
+        next_command=command(dataclasses.replace(settings, budget_seconds=2 * settings.budget_seconds)),
+        warnings=problem.warnings,
+        versions=results['versions'],
+        seed=settings.seed,
+        **outcomes,
+    )
+    plots.learning_curves(settings.workdir / 'learning_curves.png', data)
+    html.write(settings.workdir / 'report.html', data)
+    console.results({'no finetuning': data.zero_shot, 'default configuration': data.default, 'incumbent': data.incumbent})
+    console.say(f'report: {settings.workdir / "report.html"}')
+
+
+def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:  # noqa: F821
+    """Return what was asked, for the report's table."""
+    dataset = problem.dataset
+    sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
     return {
-        'configuration': configuration,
-        'budget_steps': budget_steps,
-        'validation_loss': validation.loss,
-        'validation_exact_match': validation.exact_match,
-        'test_loss': test.loss,
-        'test_exact_match': test.exact_match,
+        'Base model': settings.model if Path(settings.model).parent != ASSETS else f'{Path(settings.model).name} (embedded)',
+        'Data': f'{dataset.name}: {sizes}',
+        'Source': dataset.source,
+        'Budget': f'{settings.budget_seconds:g} s',
+        'Full run': f'{settings.max_examples:,} training examples',
+        'Metric': settings.metric,
+        'Candidates': f'{len(problem.candidates):,} configurations of {", ".join(sorted({c.method for c in problem.candidates}))}',
+        'Command': command(settings),
     }
 
 
-def measured(measurement, test) -> dict:
-    """Return the column of a measured checkpoint."""
-    return {
-        'configuration': dict(measurement.configuration),
-        'budget_steps': measurement.budget_steps,
-        'budget_examples': measurement.budget_examples,
-        'validation_loss': measurement.validation_loss,
-        'validation_exact_match': measurement.validation_exact_match,
-        'test_loss': test.loss,
-        'test_exact_match': test.exact_match,
-        'cost_seconds': measurement.cost_seconds,
-        'run_id': measurement.run_id,
-    }
-
-
-def run_default(job: Job) -> dict | None:
-    """Run the default configuration to its full budget, or as far as --budget_seconds reaches; None if it diverged at once."""
-    from metaft.executors.local import Job as Run
-    from metaft.finetune.search_space import default_configuration
-    from metaft.tuning.ledger import Ledger
-
-    configuration = default_configuration()
-    workdir = job.settings.workdir / 'default'
-    workdir.mkdir(exist_ok=True)
-    ledger = Ledger(workdir, job.settings.metric)
-    last = len(job.executor.grid(configuration).steps_T) - 1
-    done = {m.budget_steps for m in ledger.measurements}
-    points = [t for t, steps in enumerate(job.executor.grid(configuration).steps_T) if steps not in done]
-    ledger.start_clock()
-    try:
-        if points and ledger.spent_seconds < job.settings.budget_seconds:
-            run = Run('default', configuration, job.settings.seed, last, tuple(points))
-            stop = lambda: ledger.spent_seconds > job.settings.budget_seconds  # noqa: E731
-            job.executor.advance([run], on_measurement=ledger.record, should_stop=stop)
-    finally:
-        ledger.stop_clock()
-    best = ledger.incumbent()
-    if best is None:
-        return None
-    configuration, adapter = ledger.incumbent_adapter()
-    return measured(best, job.executor.test(configuration, adapter)) | {'spent_seconds': ledger.spent_seconds}
-
-
-def export(job: Job, configuration, adapter: dict) -> None:
-    """Write what the incumbent trained: adapter/ in PEFT's format, or model/ as a Hugging Face directory for full tuning."""
-    from metaft.adapters import full, peft
-    from metaft.phi3 import save_pretrained
-
-    workdir, model = job.settings.workdir, job.executor.task.model
-    if configuration.method == 'full':
-        save_pretrained(full.adapt(model, adapter), workdir / 'model')
-        job.tokenizer.save_pretrained(workdir / 'model')
-    elif configuration.method == 'lora':
-        peft.save_lora(
-            workdir / 'adapter',
-            adapter,
-            rank=configuration.rank,
-            alpha=configuration.alpha_ratio * configuration.rank,
-            dropout=configuration.dropout,
-            targets=configuration.targets,
-            base_model=job.settings.model,
-        )
-    else:
-        peft.save_prompt(workdir / 'adapter', adapter, length=configuration.prompt_length, base_model=job.settings.model)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old one or the new one."""
-    from metaft.errors import WorkdirError
-
-    partial = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except OSError as error:
-        raise WorkdirError(f'{path} cannot be written ({error.strerror}); free some space, then run the same command') from None
+def command(settings: Settings) -> str:
+    """Return the command line that gives these settings, defaults left out."""
+    parts = ['launch/local.sh tune']
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if value != field.default:
+            text = ','.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}' if isinstance(value, float) else str(value)
+            parts.append(f'--{field.name}={shlex.quote(text)}')
+    return ' '.join(parts)
 
 
 if __name__ == '__main__':

@@ -19,21 +19,6 @@ TRAIN_TO_EVALUATION_COMPILE = 5.0
 GRACE = 0.02  # of the budget: a step may run over by this much before it is cut off
 
 
-@dataclasses.dataclass(frozen=True)
-class Step:
-    """What a listener is told after each step.
-
-    Attributes:
-      measurements: made in this step; none when the budget ended it.
-      spent_seconds: of the budget.
-      decision_seconds: what choosing the step took.
-    """
-
-    measurements: Sequence[Measurement]
-    spent_seconds: float
-    decision_seconds: float
-
-
 def run_id(index: int, configuration: Configuration) -> str:
     """Return the name of a candidate's run, the same in every session of a search."""
     return f'{configuration.method}-{index:04d}'
@@ -70,30 +55,32 @@ class LiveSearch:
         budget_seconds: float,
         *,
         width: int = 1,
-        on_step: Callable[[Step], None] | None = None,
-        on_suggestions: Callable[[list[Suggestion]], None] | None = None,
+        on_change: Callable[[list[Suggestion]], None] = lambda advancing: None,
     ) -> None:
-        """Search until the budget is spent or nothing can be gained. The ledger's clock runs meanwhile, also when interrupted."""
+        """Search until the budget is spent or nothing can be gained; the ledger's clock runs meanwhile.
+
+        Args:
+          searcher: chooses the steps.
+          budget_seconds: of all sessions together.
+          width: runs to advance at once.
+          on_change: told what is advanced, before each step; with nothing after the last one.
+        """
         self.ledger.start_clock()
         try:
             while (remaining := budget_seconds - self.ledger.spent_seconds) > 0:
                 start = time.perf_counter()
                 suggestions = searcher.suggest(self._with_overheads(), remaining, width)
-                decision_seconds = time.perf_counter() - start
-                self._decision_seconds.append(decision_seconds)
+                self._decision_seconds.append(time.perf_counter() - start)
                 if not suggestions:
                     break
-                if on_suggestions is not None:
-                    on_suggestions(suggestions)
-                made = self._advance(suggestions, budget_seconds)
-                if on_step is not None:
-                    on_step(Step(made, self.ledger.spent_seconds, decision_seconds))
+                on_change(suggestions)
+                self._advance(suggestions, budget_seconds)
+            on_change([])
         finally:
             self.ledger.stop_clock()
 
-    def _advance(self, suggestions: list[Suggestion], budget_seconds: float) -> list[Measurement]:
+    def _advance(self, suggestions: list[Suggestion], budget_seconds: float) -> None:
         end = budget_seconds * (1.0 + GRACE)
-        made: list[Measurement] = []
         by_method: dict[str, list[Job]] = {}
         for c, t in suggestions:
             job = Job(run_id(c, self.candidates[c]), self.candidates[c], self.seed, t)
@@ -101,15 +88,12 @@ class LiveSearch:
         for method, jobs in by_method.items():
             width = 1 if method == 'full' else self.executor.width
             for i in range(0, len(jobs), width):
-                found = self.executor.advance(
+                for measurement in self.executor.advance(
                     jobs[i : i + width],
                     on_measurement=self.ledger.record,
                     should_stop=lambda: self.ledger.spent_seconds > end,
-                )
-                for measurement in found:
+                ):
                     self._observe(measurement)
-                made += found
-        return made
 
     def _observe(self, measurement: Measurement) -> None:
         c = self._index[measurement.run_id]

@@ -1,0 +1,95 @@
+"""After the search: the test split, the default configuration for comparison, and the adapter in a format that others read."""
+
+from pathlib import Path
+
+from metaft.adapters import full, peft
+from metaft.executors.local import Job
+from metaft.finetune.population import Evaluation
+from metaft.finetune.search_space import Configuration, default_configuration
+from metaft.metadataset.records import Measurement
+from metaft.phi3 import save_pretrained
+from metaft.tuning.ledger import Ledger
+from metaft.tuning.problem import Problem
+
+
+def untrained(problem: Problem) -> dict:
+    """Return the entry of the base model as it is, for `results.json`."""
+    validation, test = problem.zero_shot
+    return {
+        'configuration': None,
+        'budget_steps': 0,
+        'validation_loss': validation.loss,
+        'validation_exact_match': validation.exact_match,
+        'test_loss': test.loss,
+        'test_exact_match': test.exact_match,
+    }
+
+
+def incumbent(problem: Problem, ledger: Ledger) -> dict | None:
+    """Test the best measured checkpoint; None where there is none."""
+    best = ledger.incumbent()
+    if best is None:
+        return None
+    return _entry(best, problem.executor.test(*ledger.incumbent_adapter()))
+
+
+def default(problem: Problem, budget_seconds: float) -> dict | None:
+    """Run the default configuration to its full budget or as far as the seconds reach, and test its best checkpoint.
+
+    It has a clock and a ledger of its own, in `default/` of the workdir, and is measured at every grid point.
+    """
+    configuration = default_configuration()
+    workdir = problem.workdir / 'default'
+    workdir.mkdir(exist_ok=True)
+    ledger = Ledger(workdir, problem.metric)
+    steps_T = problem.executor.grid(configuration).steps_T
+    done = {m.budget_steps for m in ledger.measurements}
+    points = tuple(t for t, steps in enumerate(steps_T) if steps not in done)
+    ledger.start_clock()
+    try:
+        if points and ledger.spent_seconds < budget_seconds:
+            problem.executor.advance(
+                [Job('default', configuration, problem.seed, len(steps_T) - 1, points)],
+                on_measurement=ledger.record,
+                should_stop=lambda: ledger.spent_seconds > budget_seconds,
+            )
+    finally:
+        ledger.stop_clock()
+    found = incumbent(problem, ledger)
+    return found and found | {'spent_seconds': ledger.spent_seconds}
+
+
+def export(problem: Problem, configuration: Configuration, adapter: dict, base_model: str) -> Path:
+    """Write what was trained and return where: `adapter/` in PEFT's format, or `model/` as Hugging Face's for full tuning."""
+    workdir, model = problem.workdir, problem.executor.task.model
+    if configuration.method == 'full':
+        save_pretrained(full.adapt(model, adapter), workdir / 'model')
+        problem.tokenizer.save_pretrained(workdir / 'model')
+        return workdir / 'model'
+    if configuration.method == 'lora':
+        peft.save_lora(
+            workdir / 'adapter',
+            adapter,
+            rank=configuration.rank,
+            alpha=configuration.alpha_ratio * configuration.rank,
+            dropout=configuration.dropout,
+            targets=configuration.targets,
+            base_model=base_model,
+        )
+    else:
+        peft.save_prompt(workdir / 'adapter', adapter, length=configuration.prompt_length, base_model=base_model)
+    return workdir / 'adapter'
+
+
+def _entry(measurement: Measurement, test: Evaluation) -> dict:
+    return {
+        'configuration': dict(measurement.configuration),
+        'budget_steps': measurement.budget_steps,
+        'budget_examples': measurement.budget_examples,
+        'validation_loss': measurement.validation_loss,
+        'validation_exact_match': measurement.validation_exact_match,
+        'test_loss': test.loss,
+        'test_exact_match': test.exact_match,
+        'cost_seconds': measurement.cost_seconds,
+        'run_id': measurement.run_id,
+    }

@@ -1,0 +1,169 @@
+"""What one tuning job works on: a task, the candidates, and the surrogate that knows other tasks."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+from flax import nnx
+
+from metaft.errors import BudgetError, ModelError
+from metaft.executors.local import LocalExecutor
+from metaft.finetune.budget import fractions
+from metaft.finetune.population import Evaluation
+from metaft.finetune.search_space import (
+    METHODS,
+    Configuration,
+    contains,
+    default_configuration,
+    sample,
+    search_space,
+)
+from metaft.metadataset.records import TaskRecord
+from metaft.phi3 import Phi3
+from metaft.search.observations import Observations
+from metaft.surrogate.prediction import Prediction
+from metaft.surrogate.surrogate import Surrogate
+from metaft.tasks.dataset import Dataset
+from metaft.tasks.tokenizer import Tokenizer
+from metaft.tuning.ledger import Ledger
+from metaft.tuning.live import LiveSearch
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Everything that the stages of a job share.
+
+    Attributes:
+      dataset, tokenizer: the task's data.
+      executor: of its runs, over the base model.
+      record: meta-features and reference values.
+      zero_shot: the base model as it is on the validation and on the test split.
+      candidates: configurations to choose among; their order is part of the job's identity.
+      surrogate: trained on other tasks.
+      metric: what is improved, 'loss' or 'exact_match'.
+      workdir: where the job keeps what it did.
+      seed: of the runs.
+      evaluation_compile_seconds: measured; compile times that are not known yet are guessed from it.
+      warnings: sentences for the terminal and the report.
+    """
+
+    dataset: Dataset
+    tokenizer: Tokenizer
+    executor: LocalExecutor
+    record: TaskRecord
+    zero_shot: tuple[Evaluation, Evaluation]
+    candidates: Sequence[Configuration]
+    surrogate: Surrogate
+    metric: str
+    workdir: Path
+    seed: int
+    evaluation_compile_seconds: float
+    warnings: Sequence[str] = ()
+
+    @property
+    def reference_value(self) -> float:
+        """The metric before finetuning, lower is better."""
+        validation = self.zero_shot[0]
+        return validation.loss if self.metric == 'loss' else 1.0 - validation.exact_match
+
+    @property
+    def nothing_observed(self) -> Observations:
+        """The state of a search before its first measurement."""
+        return Observations.empty(len(self.candidates), fractions(), self.reference_value)
+
+    def predictor(self) -> Callable[[Observations], Prediction]:
+        """Return the function from observations to the surrogate's prediction of all candidates."""
+        encoded = self.surrogate.encode([c.to_dict() for c in self.candidates])
+
+        def predict(observations: Observations) -> Prediction:
+            return self.surrogate.predict(
+                self.record.meta_features,
+                encoded,
+                observations.values_CT,
+                observations.costs_CT,
+                metric=self.metric,
+                reference_value=self.reference_value,
+                reference_seconds=self.record.reference_seconds,
+                fractions_T=fractions(),
+                max_examples=self.record.max_examples,
+            )
+
+        return predict
+
+    def live_search(self) -> LiveSearch:
+        """Return the search as its ledger left it."""
+        return LiveSearch(
+            candidates=self.candidates,
+            executor=self.executor,
+            ledger=Ledger(self.workdir, self.metric),
+            seed=self.seed,
+            evaluation_compile_seconds=self.evaluation_compile_seconds,
+            reference_value=self.reference_value,
+        )
+
+
+def draw_candidates(
+    methods: Sequence[str], restrict: Mapping, *, num: int, max_examples: int, seed: int
+) -> list[Configuration]:
+    """Return `num` configurations of the (restricted) space: its default ones first, then random ones.
+
+    Args:
+      methods: of METHODS; empty for all of them.
+      restrict: see `search_space`.
+      num: fewer are returned where the space holds fewer.
+      max_examples: of a full run; a configuration whose batch does not fit into it is left out.
+      seed: of the draw.
+
+    Raises:
+      ConfigurationError: unknown names or values.
+      BudgetError: no batch fits into a full run.
+    """
+    methods = tuple(methods) or METHODS
+    space = search_space(methods, restrict)
+    defaults = [c for c in map(default_configuration, methods) if contains(space, c)]
+    drawn = list(dict.fromkeys([*defaults, *sample(space, num, seed)]))
+    fitting = [c for c in drawn if c.batch_size <= max_examples][:num]
+    if not fitting:
+        smallest = min(c.batch_size for c in drawn)
+        raise BudgetError(
+            f'a full run of {max_examples} examples is less than one update of the smallest batch in the search space, '
+            f'{smallest}: raise --max_examples to at least {smallest}'
+        )
+    return fitting
+
+
+def without_unaffordable(
+    candidates: Sequence[Configuration], model: Phi3, *, asked: bool
+) -> tuple[list[Configuration], list[str]]:
+    """Leave full tuning out where it would not fit into memory.
+
+    Weights, gradients and Adam's two moments are 16 bytes a weight in float32; twice that is reckoned with, for the run that is
+    frozen while another trains, and half of the memory is left to activations and the base.
+
+    Args:
+      asked: full tuning was asked for by name, so leaving it out silently would be wrong.
+
+    Returns:
+      the candidates, and sentences that say what was left out.
+
+    Raises:
+      ModelError: nothing remains, or it was asked for.
+    """
+    num = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    stats = jax.local_devices()[0].memory_stats() or {}
+    available = stats.get('bytes_limit') or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    needed = 32 * num
+    if needed <= available / 2 or all(c.method != 'full' for c in candidates):
+        return list(candidates), []
+    sentence = f'full tuning of {num:,} weights needs about {needed / 2**30:.0f} GiB of {available / 2**30:.0f} GiB'
+    kept = [c for c in candidates if c.method != 'full']
+    if asked or not kept:
+        raise ModelError(f'{sentence}; leave full out of --methods')
+    return kept, [f'Full tuning was left out: {sentence}.']
+
+
+def default_width() -> int:
+    """Return a population's width: folding members costs more than it saves on a CPU, and fills an accelerator."""
+    return 1 if jax.default_backend() == 'cpu' else 8
