@@ -7,8 +7,8 @@ The budget is finite, so three grid points of each run count:
     reach   the furthest one that the remaining seconds pay for; the best value until there is what can be gained
 
 and one run is special: the *plan*, the run with the best expected value within its reach, which would be advanced to
-that end if nothing more were explored. Improvement is counted from the plan's expectation or the incumbent, whichever is
-better, and a step that leaves too little for the plan is charged with what the plan loses:
+that end if nothing more were explored. Improvement is counted from the plan's expectation or the incumbent, whichever
+is better, and a step that leaves too little for the plan is charged with what the plan loses:
 
     gain_c(best) = max over t in (last, reach] of EI_c,t(best)
     score(c)     = (gain_c(min(incumbent, plan)) - loss(c)) / seconds(last -> next)^cost_exponent

@@ -98,7 +98,8 @@ class Observations:
           cost_seconds: cumulative over the run.
 
         Raises:
-          InputError: outside of the grid, or a cost that is not a finite number of at least 0.
+          InputError: outside of the grid, beyond the point where the run diverged, or a cost that is not a finite
+            number of at least 0.
         """
         c, t = configuration_index, grid_index
         num_C, num_T = self.values_CT.shape
@@ -106,6 +107,8 @@ class Observations:
             raise InputError(f'measured configuration {c} at grid point {t}; there are {num_C} and {num_T}')
         if not (np.isfinite(cost_seconds) and cost_seconds >= 0):
             raise InputError(f'cost_seconds is {cost_seconds}; it must be a finite number of at least 0')
+        if np.isfinite(value) and np.isposinf(self.values_CT[c, t]):
+            raise InputError(f'configuration {c} diverged at or before grid point {t}; it cannot be measured there')
         values_CT, costs_CT = self.values_CT.copy(), self.costs_CT.copy()
         costs_CT[c, t] = cost_seconds
         if np.isfinite(value):
@@ -115,7 +118,10 @@ class Observations:
         return dataclasses.replace(self, values_CT=values_CT, costs_CT=costs_CT)
 
     def incumbent(self) -> Incumbent | None:
-        """Returns the best measured checkpoint of all runs, the earlier of equals; None when no run has one."""
+        """Returns the best measured checkpoint of all runs, the first of equals; None when there is none.
+
+        A diverged measurement is never it; a checkpoint of the same run from before stays as good as it was measured.
+        """
         finite_CT = np.where(np.isfinite(self.values_CT), self.values_CT, np.inf)
         c, t = np.unravel_index(np.argmin(finite_CT), finite_CT.shape)
         return Incumbent(int(c), int(t), float(finite_CT[c, t])) if np.isfinite(finite_CT[c, t]) else None

@@ -66,6 +66,13 @@ def test_what_cannot_have_been_measured_is_refused(measurement, message):
         empty(2).observe(*measurement)
 
 
+def test_a_diverged_run_stays_diverged():
+    observations = empty(2).observe(0, 1, 2.0, 2.0).observe(0, 2, np.nan, 4.0)
+    assert observations.incumbent() == Incumbent(0, 1, 2.0)  # the checkpoint from before
+    with pytest.raises(InputError, match='configuration 0 diverged'):
+        observations.observe(0, 3, 1.0, 8.0)
+
+
 def test_shapes_grid_and_reference_are_checked():
     nothing = np.full((2, 5), np.nan)
     with pytest.raises(InputError, match=r'values_CT has shape \(2, 4\), wanted \(2, 5\)'):
