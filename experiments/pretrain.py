@@ -2,10 +2,14 @@
 
     python -m experiments.pretrain --workdir=runs/pretrain
 
-Trains the tokenizer, then the model, and leaves both in `WORKDIR/model` as a Hugging Face directory, with the settings and
-the curve in `pretraining.json`. The shipped base (`metaft/assets/phi3_tiny`) is what the defaults give. Expect about ten
-minutes on two cores; the loss of answers sits on a plateau for the first third and then falls while recall of facts and
-reading of the context rise together. Run again, it resumes from its last checkpoint.
+Trains the tokenizer, then the model, and leaves both in `WORKDIR/model` as a Hugging Face directory, with the settings
+and the curve in `pretraining.json`. The shipped base (`metaft/assets/phi3_tiny`) is what the defaults give. Expect five
+minutes on two free cores. Exact match of reading a context rises from the first million tokens, of repeating words from
+two, of recalled facts from five; at the end about .97 of the facts are known, .92 read from a context of one sentence.
+Yes/no and lettered questions stay at chance. Run again, it resumes from its last checkpoint.
+
+Training begins on short rows, where little stands between a question and its answer, and ends on packed rows of the
+full length; the first block on long rows costs .1 of exact match, which the next two win back.
 """
 
 import dataclasses
@@ -21,6 +25,7 @@ from experiments import program
 from experiments.program import setting
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'metaft' / 'assets' / 'phi3_tiny'
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -54,7 +59,9 @@ def main(settings: Settings) -> None:
     from metaft.phi3 import Phi3, Phi3Config
     from metaft.tasks import tokenizer as tokenizers
 
-    program.prepare_workdir(settings.workdir, settings, [f.name for f in dataclasses.fields(settings) if f.name != 'workdir'])
+    program.prepare_workdir(
+        settings.workdir, settings, [f.name for f in dataclasses.fields(settings) if f.name != 'workdir']
+    )
     if (settings.workdir / 'model' / 'pretraining.json').exists():
         print(f'{settings.workdir}/model is done')
         return
@@ -74,13 +81,18 @@ def main(settings: Settings) -> None:
     )
     model = Phi3(config, rngs=nnx.Rngs(settings.seed))
     total = settings.num_blocks * settings.block_steps
-    schedule = optax.warmup_cosine_decay_schedule(0.0, settings.learning_rate, int(settings.warmup_share * total), total)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, settings.learning_rate, int(settings.warmup_share * total), total
+    )
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=0.98, weight_decay=settings.weight_decay)
     )
     graph, params = nnx.split(model)
     state = {'params': params, 'optimizer': optimizer.init(params)}
-    print(f'{sum(p.size for p in jax.tree.leaves(params)):,} parameters, {total * settings.step_tokens:,} tokens', flush=True)
+    print(
+        f'{sum(p.size for p in jax.tree.leaves(params)):,} parameters, {total * settings.step_tokens:,} tokens',
+        flush=True,
+    )
 
     update = make_update(graph, optimizer)
     evaluate = Evaluation(graph, tokenizer)
@@ -129,7 +141,7 @@ def make_update(graph: Any, optimizer: Any) -> Any:
 
 
 def block_batches(settings: Settings, tokenizer: Any, block: int) -> Any:
-    """Yields the batches of one block; they depend on the seed and the block only, so that a resumed run is the same."""
+    """Yields the batches of one block; fixed by the seed and the block, so that a resumed run is the same."""
     from metaft.tasks import pretraining
 
     is_short = block < round(settings.short_share * settings.num_blocks)
@@ -183,7 +195,9 @@ def save(workdir: Path, state: Any, curve: list[dict[str, float]]) -> None:
     """Writes the curve and the state after a block; the previous block's state goes when the new one stands."""
     import orbax.checkpoint as ocp
 
-    with ocp.CheckpointManager(workdir.absolute() / 'checkpoints', options=ocp.CheckpointManagerOptions(max_to_keep=1)) as m:
+    with ocp.CheckpointManager(
+        workdir.absolute() / 'checkpoints', options=ocp.CheckpointManagerOptions(max_to_keep=1)
+    ) as m:
         m.save(len(curve), args=ocp.args.StandardSave(state))
     (workdir / 'curve.jsonl').write_text(''.join(json.dumps(point) + '\n' for point in curve))
 

@@ -1,7 +1,12 @@
-"""Named synthetic datasets: the demonstration, those the meta-dataset is collected on, and those held out from all design.
+"""Named synthetic datasets: the demonstration, those that are collected, and those held out from all design.
 
 What makes tasks alike or different was learned on prototypes: pure fact recall ranks configurations nearly the same way
 whatever its facts, so the kinds, the training sizes (16 to 4,096) and the noise vary, and recall is a third.
+
+What full finetuning of the shipped base (4,096 examples, learning rates 1e-4, 6e-4, 3e-3) makes of them: recall and
+composed are learned where the rate is high enough; known formats are learned in part, best at the middle rate; of rules
+only the answers' format is learned, then the run overfits; yes/no and letters stay at chance, plain reading gets worse,
+so there the best run is the one that changes least.
 """
 
 from metaft.errors import DataError
@@ -26,7 +31,10 @@ COLLECTED: Catalogue = {
     'recall_age_512': (_S('recall', 512, ('age',), num_people=128, paraphrase_distance=2), 105),
     'recall_noisy_1024': (_S('recall', 1024, ('colour',), num_people=192, paraphrase_distance=0, noise=0.3), 106),
     'recall_date_192': (_S('recall', 192, ('birthday',), num_people=64, paraphrase_distance=1), 107),
-    'recall_truth_1024': (_S('recall', 1024, ('job',), num_people=192, answer_format='truth', paraphrase_distance=0), 108),
+    'recall_truth_1024': (
+        _S('recall', 1024, ('job',), num_people=192, answer_format='truth', paraphrase_distance=0),
+        108,
+    ),
     'recall_sentence_384': (_S('recall', 384, ('pet',), num_people=96, answer_format='sentence'), 109),
     'recall_letter_768': (_S('recall', 768, ('town',), num_people=128, answer_format='letter'), 110),
     # one fact told, its consequence asked
@@ -37,7 +45,10 @@ COLLECTED: Catalogue = {
     'known_twice_16': (_S('known', 16, ('job',), answer_format='twice', paraphrase_distance=0), 130),
     'known_bracket_32': (_S('known', 32, ('colour', 'age'), answer_format='bracket', paraphrase_distance=1), 131),
     'known_pair_64': (_S('known', 64, ('pet', 'town'), answer_format='pair', paraphrase_distance=1), 132),
-    'known_pair_768': (_S('known', 768, ('job', 'colour'), answer_format='pair', paraphrase_distance=0, noise=0.1), 133),
+    'known_pair_768': (
+        _S('known', 768, ('job', 'colour'), answer_format='pair', paraphrase_distance=0, noise=0.1),
+        133,
+    ),
     'known_initial_256': (_S('known', 256, ('town', 'job'), answer_format='initial', paraphrase_distance=1), 134),
     'known_truth_96': (_S('known', 96, ('colour', 'job'), answer_format='truth', noise=0.2), 135),
     'known_letter_512': (_S('known', 512, ('pet', 'food'), answer_format='letter', paraphrase_distance=1), 136),
@@ -58,8 +69,11 @@ COLLECTED: Catalogue = {
 
 HELD_OUT: Catalogue = {
     'held_out_recall_160': (_S('recall', 160, ('pet',), num_people=56, paraphrase_distance=2), 900),
-    'held_out_recall_1536': (_S('recall', 1536, ('town', 'food'), num_people=224, paraphrase_distance=0, noise=0.15), 901),
-    'held_out_truth_640': (_S('recall', 640, ('colour',), num_people=112, answer_format='truth'), 902),
+    'held_out_recall_1536': (
+        _S('recall', 1536, ('town', 'food'), num_people=224, paraphrase_distance=0, noise=0.15),
+        901,
+    ),
+    'held_out_sentence_640': (_S('recall', 640, ('colour',), num_people=160, answer_format='sentence'), 902),
     'held_out_composed_896': (_S('composed', 896, num_people=224, paraphrase_distance=0, noise=0.05), 903),
     'held_out_pair_40': (_S('known', 40, ('food', 'colour'), answer_format='pair', paraphrase_distance=0), 904),
     'held_out_initial_320': (_S('known', 320, ('pet', 'colour'), answer_format='initial', noise=0.1), 905),

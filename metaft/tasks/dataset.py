@@ -58,9 +58,13 @@ def read_json_lines(path: str | os.PathLike[str]) -> tuple[Example, ...]:
     try:
         lines = Path(path).read_text(encoding='utf-8-sig').split('\n')
     except OSError as error:
-        raise DataError(f'data file {path} cannot be read ({error.strerror}); give the path of a JSON-lines file') from None
+        raise DataError(
+            f'data file {path} cannot be read ({error.strerror}); give the path of a JSON-lines file'
+        ) from None
     except UnicodeDecodeError as error:
-        raise DataError(f'data file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8 JSON lines') from None
+        raise DataError(
+            f'data file {path} is not UTF-8 text (byte {error.start}); save it as UTF-8 JSON lines'
+        ) from None
     examples = tuple(_parse(line, f'{path}, row {row}') for row, line in enumerate(lines, start=1) if line.strip())
     if not examples:
         raise DataError(f'data file {path} is empty; give one JSON object with question and answer a line')
@@ -73,7 +77,9 @@ def _parse(line: str, place: str) -> Example:
     except ValueError as error:
         raise DataError(f'{place} is broken JSON ({error}); give one JSON object a line') from None
     if not isinstance(record, dict):
-        raise DataError(f'{place} is a JSON {type(record).__name__}, not an object; give {{"question": ..., "answer": ...}}')
+        raise DataError(
+            f'{place} is a JSON {type(record).__name__}, not an object; give {{"question": ..., "answer": ...}}'
+        )
     return _example(record, place)
 
 
@@ -147,7 +153,8 @@ def _split(examples: Sequence[Example], missing: Sequence[str], seed: int, path:
         )
     random.Random(f'split {seed}').shuffle(prompts)
     share = dict(zip(('train', 'validation', 'test'), SPLIT_SHARES, strict=True))
-    side, start = {}, 0
+    side: dict[tuple[str, str], str] = {}
+    start = 0
     for name in missing:
         count = max(1, round(share[name] * len(prompts)))
         side |= dict.fromkeys(prompts[start : start + count], name)

@@ -1,8 +1,8 @@
 """The language of the synthetic world: names, relations and the wordings in which they are asked and stated.
 
-Everything that is written by hand is here, and nothing random. A relation has twelve question wordings in three families
-of four: plain questions, requests, and clipped notes. Statements come in four wordings; asked for truth in three frames
-they give twelve yes/no wordings in the same families.
+Everything that is written by hand is here, and nothing random. A relation has twelve question wordings in three
+families of four: plain questions, requests, and clipped notes. Statements come in four wordings; asked for truth in
+three frames they give twelve yes/no wordings in the same families.
 """
 
 import dataclasses
@@ -66,7 +66,8 @@ COLOUR = _relation(
     """,
 )  # fmt: skip
 JOB = _relation(
-    'job', 'job', 'baker smith farmer tailor painter sailor teacher doctor miller mason weaver hunter singer cook clerk potter',
+    'job', 'job',
+    'baker smith farmer tailor painter sailor teacher doctor miller mason weaver hunter singer cook clerk potter',
     """
     What is the job of {x}?
     What does {x} do for a living?
@@ -281,7 +282,9 @@ def ask_truth(relation: Relation, wording: int, person: str, value: str) -> str:
 
 def ask_choice(question: str, options: tuple[str, ...]) -> str:
     """Returns the question followed by its lettered options, '(a) red (b) blue'; the answer is a letter."""
-    return ' '.join((question, *(f'({letter}) {option}' for letter, option in zip(CHOICE_LETTERS, options, strict=False))))
+    return ' '.join(
+        (question, *(f'({letter}) {option}' for letter, option in zip(CHOICE_LETTERS, options, strict=False)))
+    )
 
 
 def sentence(text: str) -> str:

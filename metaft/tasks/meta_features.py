@@ -65,10 +65,10 @@ MODEL_FEATURES = {
     'zero_shot_entropy': ('entropy of the predicted distribution at answer tokens', 'nats'),
     'prompt_loss': ('loss of the prompt tokens: how foreign the text is to the model', 'nats a token'),
     'log_gradient_norm': ('norm of the loss gradient for one vector added to all last hidden states', 'ln nats a unit'),
-    'log_gradient_noise': ('ln(1 + trace of that gradient\'s covariance over examples / its squared mean)', 'ln examples'),
+    'log_gradient_noise': ("ln(1 + trace of that gradient's covariance / its squared mean)", 'ln examples'),
     'embedding_norm': ('norm of the mean over examples of mean-pooled last hidden states, over sqrt(D)', 'rms'),
     'embedding_spread': ('rms distance of pooled hidden states from their mean, over sqrt(D)', 'rms'),
-    'embedding_similarity': ('mean cosine between two examples\' pooled hidden states', 'cosine'),
+    'embedding_similarity': ("mean cosine between two examples' pooled hidden states", 'cosine'),
     'calibration_seconds_per_example': ('measured seconds of a warm forward pass, the unit of costs', 'seconds'),
 }  # fmt: skip
 
@@ -88,9 +88,7 @@ class MetaFeatures:
     num_examples: int
 
 
-def meta_features(
-    dataset: Dataset, encoded_train: EncodedExamples, model: Phi3, *, seed: int = 0
-) -> MetaFeatures:
+def meta_features(dataset: Dataset, encoded_train: EncodedExamples, model: Phi3, *, seed: int = 0) -> MetaFeatures:
     """Computes all meta-features of a task.
 
     Args:
@@ -199,7 +197,7 @@ def model_features(model: Phi3, seen: EncodedExamples) -> dict[str, float]:
 
 
 def _gradient_features(gradient_ND: np.ndarray) -> dict[str, float]:
-    """Returns norm and noise of the mean gradient; the ratio tr(S) / |g|^2 is the simple noise scale of arXiv 1812.06162."""
+    """Returns norm and noise of the mean gradient; tr(S) / |g|^2 is the noise scale of arXiv 1812.06162."""
     mean_D = gradient_ND.mean(axis=0)
     covariance_trace = np.square(gradient_ND - mean_D).sum(axis=1).mean()
     squared = max(float(np.square(mean_D).sum()), 1e-12)  # a task solved before finetuning has no gradient

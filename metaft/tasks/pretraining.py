@@ -1,8 +1,9 @@
 """The text that small base models are pretrained on: what is known of the known people, and how questions are asked.
 
-A document is a chat of one question and answer, or a statement. It tells of the known people, and of strangers whose facts
-are invented anew each time and given in the context, so that reading can be learned but not remembered. A small share
-shows general instructions (choose a letter, answer in a sentence, give two answers, repeat), on which tasks can build.
+A document is a chat of one question and answer, or a statement. It tells of the known people, and of strangers whose
+facts are invented anew each time and given in the context, so that reading can be learned but not remembered. A small
+share shows general instructions (choose a letter, answer in a sentence, give two answers, repeat), on which tasks can
+build.
 """
 
 import itertools

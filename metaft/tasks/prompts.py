@@ -1,7 +1,7 @@
 """From examples to token arrays: the tokenizer's chat format, answers closed by `<|end|>`.
 
-Decoding needs the prompt alone (`encode_prompts`), training the prompt and the answer (`encode`). Batching, bucketing and
-the loss are `metaft.finetune`'s.
+Decoding needs the prompt alone (`encode_prompts`), training the prompt and the answer (`encode`). Batching, bucketing
+and the loss are `metaft.finetune`'s.
 """
 
 import dataclasses

@@ -42,9 +42,7 @@ def classify(rule: Rule, facts: Facts) -> int:
 
 
 def _rule(noun: str, words: str, source: Relation, class_of: Callable[[str], int]) -> Rule:
-    questions, statements = (
-        tuple(text.replace('{n}', noun) for text in texts) for texts in (_QUESTIONS, _STATEMENTS)
-    )
+    questions, statements = (tuple(text.replace('{n}', noun) for text in texts) for texts in (_QUESTIONS, _STATEMENTS))
     return Rule(Relation(noun, noun, tuple(words.split()), questions, statements), source.name, class_of)
 
 

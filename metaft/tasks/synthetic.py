@@ -25,7 +25,7 @@ from metaft.tasks.pretraining import draw_options
 from metaft.tasks.rules import RULES, classify
 
 KINDS = ('recall', 'composed', 'known', 'rule', 'reading')
-ANSWER_FORMATS = ('plain', 'truth', 'letter', 'sentence', 'bracket', 'twice', 'initial', 'pair')
+ANSWER_FORMATS = ('plain', 'truth', 'letter', 'option', 'sentence', 'bracket', 'twice', 'initial', 'pair')
 _KNOWN_SPLIT = {'train': (0, 192), 'validation': (192, 256), 'test': (256, 320)}  # of the known people, shuffled
 
 
@@ -38,8 +38,8 @@ class SyntheticSettings:
       num_train_examples: 1 to items x wordings; every item is asked once before one is asked twice.
       relations: what is asked, names of language.RELATIONS; for kind 'rule' names of rules.RULES.
       num_people: new people of kinds recall and composed.
-      answer_format: one of ANSWER_FORMATS: the value; yes or no; a letter; a sentence; '[value]'; 'value value'; its first
-        letter; the value and that of the second relation.
+      answer_format: one of ANSWER_FORMATS: the value; yes or no; the letter of an option; the value, which is among the
+        options given; a sentence; '[value]'; 'value value'; its first letter; the values of both relations.
       paraphrase_distance: 0 the splits have other wordings of the same three families; 1 the families overlap in part;
         2 each split has its own family (questions, requests, notes).
       noise: share of training answers that are wrong.
@@ -65,7 +65,10 @@ class SyntheticSettings:
         _among('paraphrase_distance', (self.paraphrase_distance,), (0, 1, 2))
         if self.answer_format == 'pair' and (len(self.relations) != 2 or self.kind not in ('recall', 'known')):
             raise DataError('answer format pair takes exactly two relations and kind recall or known')
-        if not 0 <= self.noise <= 1 or min(self.num_train_examples, self.num_people, self.num_validation, self.num_test) < 1:
+        if (
+            not 0 <= self.noise <= 1
+            or min(self.num_train_examples, self.num_people, self.num_validation, self.num_test) < 1
+        ):
             raise DataError(f'noise must lie in [0, 1] and every number be at least 1; found {self}')
 
 
@@ -105,12 +108,15 @@ def make_dataset(settings: SyntheticSettings, seed: int, name: str = 'synthetic'
     for split, size in sizes.items():
         asked = _rounds(items[split], wordings[split], size, generator)
         if split == 'train' and settings.kind == 'recall':  # what was not taught is not asked
-            items = dict.fromkeys(items, sorted({item for item, _ in asked}, key=lambda item: (item.relation.name, item.person)))
+            items = dict.fromkeys(
+                items, sorted({item for item, _ in asked}, key=lambda item: (item.relation.name, item.person))
+            )
         splits[split] = [(item, *_write(item, wording, settings.answer_format, generator)) for item, wording in asked]
     spoil(splits['train'], settings.noise, generator)
     examples = {
         split: tuple(
-            Example(question, answer, item.context, f'{split}-{row}') for row, (item, question, answer) in enumerate(rows)
+            Example(question, answer, item.context, f'{split}-{row}')
+            for row, (item, question, answer) in enumerate(rows)
         )
         for split, rows in splits.items()
     }
@@ -132,17 +138,19 @@ def split_wordings(distance: int) -> dict[str, tuple[int, ...]]:
 def _rounds(
     items: Sequence[Item], wordings: Sequence[int], size: int, generator: random.Random
 ) -> list[tuple[Item, int]]:
-    """Pairs items with wordings, `size` pairs if there are, none twice: every item once, then each again in other words."""
+    """Pairs items with wordings, `size` pairs if there are, none twice: every item once, then again in other words."""
     items = generator.sample(items, len(items))
     orders = [generator.sample(wordings, len(wordings)) for _ in items]
-    pairs = [(item, order[turn]) for turn in range(len(wordings)) for item, order in zip(items, orders, strict=True)][:size]
+    pairs = [(item, order[turn]) for turn in range(len(wordings)) for item, order in zip(items, orders, strict=True)][
+        :size
+    ]
     generator.shuffle(pairs)
     return pairs
 
 
 def spoil(rows: list[tuple[Item, str, str]], noise: float, generator: random.Random) -> None:
     """Gives `round(noise * N)` rows, in place, another answer that occurs for the same relation."""
-    answers = {}
+    answers: dict[str, set[str]] = {}
     for item, _, answer in rows:
         answers.setdefault(item.relation.name, set()).add(answer)
     everything = set().union(*answers.values())
@@ -185,7 +193,10 @@ def _composed(settings: SyntheticSettings, generator: random.Random) -> dict[str
 def _rule(settings: SyntheticSettings, generator: random.Random) -> dict[str, list[Item]]:
     people = list(world.known_people().items())
     generator.shuffle(people)
-    words = {name: generator.sample(RULES[name].relation.values, len(RULES[name].relation.values)) for name in settings.relations}
+    words = {
+        name: generator.sample(RULES[name].relation.values, len(RULES[name].relation.values))
+        for name in settings.relations
+    }
     items = [
         [Item(name, RULES[r].relation, words[r][classify(RULES[r], facts)]) for r in settings.relations]
         for name, facts in people
@@ -233,6 +244,9 @@ def _write(item: Item, wording: int, answer_format: str, generator: random.Rando
     if answer_format == 'letter':
         options, letter = draw_options(relation, value, generator)
         return language.ask_choice(question, options), letter
+    if answer_format == 'option':
+        options, _ = draw_options(relation, value, generator)
+        return f'{question} {", ".join(options[:-1])} or {options[-1]}', value
     answers = {
         'plain': value,
         'sentence': language.state(relation, 0, person, value),

@@ -7,6 +7,7 @@ same token at the start of an answer and inside of a sentence, and any text come
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 import tokenizers
 import transformers
@@ -22,7 +23,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 
-Tokenizer = transformers.PreTrainedTokenizerBase
+Tokenizer: TypeAlias = transformers.PreTrainedTokenizerBase
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, max_length: int) -> Tokenizer:
@@ -41,7 +42,9 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, max_length: int)
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(' ', 1, 0)])
     # As in Phi-3, a special token swallows the line break after it.
-    special = [tokenizers.AddedToken(t, special=True, normalized=False, rstrip=t != END_OF_TEXT) for t in SPECIAL_TOKENS]
+    special = [
+        tokenizers.AddedToken(t, special=True, normalized=False, rstrip=t != END_OF_TEXT) for t in SPECIAL_TOKENS
+    ]
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         special_tokens=special,

@@ -1,8 +1,8 @@
 """The synthetic world: who lives in it and what is true of them, drawn from a seed.
 
 A person is a name with one value a relation; towns lie in lands, so the land of a person follows from the town. The
-people that base models are pretrained on (`known_people`) are the same for every seed of a task; a task's new people have
-names and facts that no base model has read.
+people that base models are pretrained on (`known_people`) are the same for every seed of a task; a task's new people
+have names and facts that no base model has read.
 """
 
 import functools

@@ -63,7 +63,7 @@ def test_model_features_against_a_plain_computation(model, tok):
         nll.append([-float(log_p_NLV[row, t - 1, encoded.tokens_NL[row, t]]) for t in at])
         first.append(nll[-1][0])
         exact.append(all(int(log_p_NLV[row, t - 1].argmax()) == encoded.tokens_NL[row, t] for t in at))
-    tokens = sum(nll, [])
+    tokens = [value for row in nll for value in row]
     assert found['zero_shot_loss'] == pytest.approx(np.mean(tokens), rel=1e-5)
     assert found['zero_shot_loss_spread'] == pytest.approx(np.std([np.mean(n) for n in nll]), rel=1e-4)
     assert found['zero_shot_first_loss'] == pytest.approx(np.mean(first), rel=1e-5)

@@ -25,7 +25,7 @@ def tok():
 
 
 def test_documents_have_the_shares_they_should():
-    found = [text for text in itertools.islice(pretraining.documents(random.Random(0)), 6000)]
+    found = list(itertools.islice(pretraining.documents(random.Random(0)), 6000))
     assert found == list(itertools.islice(pretraining.documents(random.Random(0)), 6000))
     share = sum('<|user|>' not in text for text in found) / 6000
     assert share == pytest.approx(pretraining.MIXTURE['statement'], abs=0.015)  # 4 sd, false alarm 1e-4

@@ -42,7 +42,7 @@ def test_special_tokens(made, loaded):
 
 
 def test_a_missing_or_foreign_tokenizer_is_a_model_error(tmp_path, made):
-    with pytest.raises(ModelError, match='has no tokenizer.json'):
+    with pytest.raises(ModelError, match='has no tokenizer'):
         tokenizer.load_tokenizer(tmp_path)
     (tmp_path / 'tokenizer.json').write_text('{}')
     with pytest.raises(ModelError, match='cannot be read'):
@@ -71,7 +71,10 @@ def test_encode_masks_answer_and_stop(loaded):
         answer = encoded.tokens_NL[row][mask_NL[row]].tolist()
         assert answer[-1] == loaded.convert_tokens_to_ids('<|end|>')
         assert loaded.decode(answer[:-1]) == example.answer
-        assert encoded.tokens_NL[row][: encoded.answer_start_N[row]].tolist() == prompts.encode_prompts([example], loaded)[0]
+        assert (
+            encoded.tokens_NL[row][: encoded.answer_start_N[row]].tolist()
+            == prompts.encode_prompts([example], loaded)[0]
+        )
     taken = encoded.take([1, 0])
     assert len(taken) == 2 and taken.tokens_NL.shape[1] == taken.length_N.max()
     np.testing.assert_array_equal(taken.tokens_NL[1, : taken.length_N[1]], encoded.tokens_NL[0, : taken.length_N[1]])
@@ -81,5 +84,5 @@ def test_too_long_examples_and_special_tokens_in_answers_are_named(loaded):
     examples = [Example('a?', 'b'), Example('a? ' * 50, 'b'), Example('c?', 'b <|end|> c')]
     with pytest.raises(DataError, match=r'validation.jsonl has 1 examples longer than the 64 .* row 2 \(\d+ tokens\)'):
         prompts.encode(examples, loaded, max_length=64, source='validation.jsonl')
-    with pytest.raises(DataError, match='special token.*row 3'):
+    with pytest.raises(DataError, match=r'special token.*row 3'):
         prompts.encode(examples, loaded, max_length=512)
