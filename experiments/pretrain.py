@@ -167,9 +167,12 @@ class Evaluation:
 
         self.sets = {}
         assistant = tokenizer.convert_tokens_to_ids(ASSISTANT)
-        for kind, texts in pretraining.probes(random.Random('pretraining probes'), num).items():
-            encoded = tokenizer(texts, add_special_tokens=False)['input_ids']
-            shape = (num, max(map(len, encoded)))
+        probes = pretraining.probes(random.Random('pretraining probes'), num)
+        encoded_probes = {
+            kind: tokenizer(texts, add_special_tokens=False)['input_ids'] for kind, texts in probes.items()
+        }
+        shape = (num, max(len(ids) for encoded in encoded_probes.values() for ids in encoded))  # one compiled program
+        for kind, encoded in encoded_probes.items():
             tokens_NL, answer_NL = np.zeros(shape, np.int32), np.zeros(shape, bool)
             for row, ids in enumerate(encoded):
                 tokens_NL[row, : len(ids)] = ids
