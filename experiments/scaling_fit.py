@@ -80,7 +80,7 @@ def main(settings: Settings) -> None:
 
     described = {form: comparison.describe(*variants) for form, variants in forms.items()}
     keys = ('fit_log_rmsd', 'heldout_log_rmsd', 'aicc')
-    results = {
+    results: dict[str, Any] = {
         'groups': len(groups),
         'points': sum(map(len, groups.values())),
         'left_out': dataclasses.asdict(left_out),

@@ -85,8 +85,8 @@ def _panels(number: int) -> tuple[Figure, list[Axes]]:
     axes = [figure.add_subplot(rows, columns, place + 1) for place in range(number)]
     for panel in axes:
         panel.tick_params(labelsize=6, which='both')
-        panel.xaxis.label.set_size(7)
-        panel.yaxis.label.set_size(7)
+        panel.xaxis.label.set_fontsize(7)
+        panel.yaxis.label.set_fontsize(7)
     return figure, axes
 
 

@@ -29,6 +29,7 @@ OBJECTIVES = ('least_squares', 'huber')
 HUBER_DELTA = 1e-3
 _STEPS = 120
 _PAD = 16  # points are padded to a multiple of this, so that groups of nearly equal size share a program
+_CHUNK = 64  # descents go together in chunks of this many, so that starts and resamples share a program
 _RIVAL_COST = 1.5  # other optima within this factor of the best cost are starts for the bootstrap too
 
 
@@ -192,22 +193,19 @@ def _descend_all(law, theta_UJ, inputs, measured, repeats_I, delta, limits) -> t
     """Returns (theta_UJ, cost_U) at the end of every start's descent; `measured` is [I], or [U, I] a row a start."""
     padding = -len(repeats_I) % _PAD
     pad = lambda array: np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
-    measured_UI = np.broadcast_to(measured, (len(theta_UJ), len(repeats_I)))
+    fixed = (*map(pad, inputs), pad(repeats_I), delta, *limits)
+    measured_UI = np.pad(np.broadcast_to(measured, (len(theta_UJ), len(repeats_I))), [(0, 0), (0, padding)])
+    chunks = []
     with jax.enable_x64(True):
-        theta_UJ, cost_U = _descent(
-            law,
-            theta_UJ,
-            *map(pad, inputs),
-            np.pad(measured_UI, [(0, 0), (0, padding)]),
-            pad(repeats_I),
-            delta,
-            *limits,
-        )
-        return np.array(theta_UJ), np.array(cost_U)
+        for first in range(0, len(theta_UJ), _CHUNK):
+            rows = np.minimum(np.arange(first, first + _CHUNK), len(theta_UJ) - 1)  # the last row fills the last chunk
+            chunks.append([np.array(part) for part in _descent(law, theta_UJ[rows], measured_UI[rows], *fixed)])
+    theta_UJ, cost_U = (np.concatenate(parts)[: len(theta_UJ)] for parts in zip(*chunks))
+    return theta_UJ, cost_U
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _descent(law: Law, theta_UJ, d_I, x_IX, member_IX, measured_UI, repeats_I, delta, low_J, high_J):
+def _descent(law: Law, theta_UJ, measured_UI, d_I, x_IX, member_IX, repeats_I, delta, low_J, high_J):
     """Damped Gauss-Newton within bounds, from every start at once; a step that does not lower the cost is undone."""
 
     def descend(theta_J, measured_I):
