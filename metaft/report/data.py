@@ -14,9 +14,12 @@ METRICS = ('loss', 'exact_match')
 
 
 class Forecast(NamedTuple):
-    """A prediction as plain arrays: expectation and 80 % interval of the value, and the cumulative seconds, [C, T]."""
+    """A prediction as plain arrays: median and 80 % interval of the value, and the cumulative seconds, [C, T].
 
-    mean_CT: np.ndarray
+    The median, because a chance that a run diverges moves the expectation to where no run ever is.
+    """
+
+    median_CT: np.ndarray
     low_CT: np.ndarray
     high_CT: np.ndarray
     cost_seconds_CT: np.ndarray
@@ -25,7 +28,7 @@ class Forecast(NamedTuple):
     def of(cls, prediction: Prediction) -> Self:
         """Reads the arrays off a surrogate's prediction."""
         return cls(
-            np.asarray(prediction.mean_CT, np.float64),
+            np.asarray(prediction.quantile_CT(0.5), np.float64),
             np.asarray(prediction.quantile_CT(0.1), np.float64),
             np.asarray(prediction.quantile_CT(0.9), np.float64),
             np.asarray(prediction.cost_seconds_CT, np.float64),
@@ -132,7 +135,7 @@ def started_runs(data: ReportData) -> pd.DataFrame:
                 'fraction': float(observations.fractions_T[last]),
                 'best_value': float(finite_T[best]) if has_value else np.nan,
                 'at_fraction': float(observations.fractions_T[best]) if has_value else np.nan,
-                'predicted_value': float(forecast.mean_CT[c, last]),
+                'predicted_value': float(forecast.median_CT[c, last]),
                 'spent_seconds': float(observations.costs_CT[c, last]),
                 'predicted_seconds': float(forecast.cost_seconds_CT[c, last]),
             }

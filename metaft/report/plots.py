@@ -115,7 +115,7 @@ def _overview(axes: Axes, data: ReportData, runs: pd.DataFrame) -> None:
         c, t, value = incumbent
         forecast, measured = data.zero_shot_forecast, np.isfinite(values_CT[c])
         axes.fill_between(x_T, forecast.low_CT[c], forecast.high_CT[c], color=BLUE, alpha=_BAND, linewidth=0)
-        axes.plot(x_T, forecast.mean_CT[c], ':', color=BLUE, linewidth=1, label='predicted before it ran, 80 %')
+        axes.plot(x_T, forecast.median_CT[c], ':', color=BLUE, linewidth=1, label='predicted before it ran, 80 %')
         axes.plot(x_T[measured], values_CT[c][measured], 'o-', color=BLUE, linewidth=2.2, markersize=4, label='its run')
         label = f'incumbent: {wording.number(value)}'
         axes.plot(x_T[t], value, '*', color=ORANGE, markersize=14, label=label, zorder=5)
@@ -128,13 +128,13 @@ def _panel(axes: Axes, data: ReportData, run: pd.Series) -> None:
     values_T = data.observations.values_CT[c]
     measured, before, after = np.isfinite(values_T), data.zero_shot_forecast, data.final_forecast
     axes.fill_between(x_T, before.low_CT[c], before.high_CT[c], color=BLUE, alpha=_BAND, linewidth=0)
-    axes.plot(x_T, before.mean_CT[c], color=BLUE, linewidth=1, linestyle=':')
+    axes.plot(x_T, before.median_CT[c], color=BLUE, linewidth=1, linestyle=':')
     if run['state'] != 'diverged' and measured.any() and not measured[-1]:
         rest = np.arange(len(x_T)) >= np.flatnonzero(measured)[-1]
         axes.fill_between(
             x_T[rest], after.low_CT[c][rest], after.high_CT[c][rest], color=ORANGE, alpha=_BAND, linewidth=0
         )
-        axes.plot(x_T[rest], after.mean_CT[c][rest], color=ORANGE, linewidth=1, linestyle=':')
+        axes.plot(x_T[rest], after.median_CT[c][rest], color=ORANGE, linewidth=1, linestyle=':')
     axes.plot(x_T[measured], values_T[measured], color=INK, linewidth=1.5, marker='o', markersize=3.5)
     name = wording.configuration({**data.configurations[c], 'batch_size': None})
     axes.set_title(f'{c}: {name}\n{run["state"]} at {wording.fraction(run["fraction"])}', loc='left', fontsize=8.5)

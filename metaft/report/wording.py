@@ -65,7 +65,7 @@ def configuration(values: Mapping[str, Any] | None, short: bool = True) -> str:
         value = values.get(name)
         if value is not None and value == value:
             text = value if isinstance(value, (str, bool, int)) else number(float(value), 2)
-            parts.append(f'{_SHORT.get(name, name.replace("_", " "))} {text}')
+            parts.append(f'{_SHORT.get(name, name.replace("_", " "))}{_SPACE}{text}')
     return ', '.join(parts) or ', '.join(f'{name} {value}' for name, value in values.items())
 
 
@@ -115,7 +115,7 @@ def next_step(data: ReportData) -> str:
     return (
         f'{again} the search would {verb} configuration {c} ({configuration(data.configurations[c])}) and take it to '
         f'{fraction(fractions_T[t])} of a full run first; at its end it expects a {VALUE_NAMES[data.metric]} of '
-        f'{number(forecast.mean_CT[c, -1])} (80 %: {number(forecast.low_CT[c, -1])} to '
+        f'{number(forecast.median_CT[c, -1])} (80 %: {number(forecast.low_CT[c, -1])} to '
         f'{number(forecast.high_CT[c, -1])}); the best so far is {number(data.observations.best_value)}.'
     )
 

@@ -10,7 +10,7 @@ from metaft.search.acquisition import Prediction
 
 
 def rank(configurations: Sequence[Mapping[str, Any]], prediction: Prediction, interval: float = 0.8) -> pd.DataFrame:
-    """Ranks configurations by their predicted value at the end of a full run.
+    """Ranks configurations by their predicted value at the end of a full run, its median.
 
     Args:
       configurations: hyperparameter dictionaries, in the order of the prediction's rows.
@@ -22,7 +22,7 @@ def rank(configurations: Sequence[Mapping[str, Any]], prediction: Prediction, in
       `predicted_high`, `predicted_seconds` of a full run, then one column a hyperparameter in the order of their first
       occurrence; None where a hyperparameter does not apply.
     """
-    final_C = np.asarray(prediction.mean_CT, np.float64)[:, -1]
+    final_C = np.asarray(prediction.quantile_CT(0.5), np.float64)[:, -1]
     if len(configurations) != len(final_C):
         raise ValueError(f'{len(configurations)} configurations, but predictions of {len(final_C)}')
     tail = (1.0 - interval) / 2.0
