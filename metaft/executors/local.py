@@ -230,7 +230,10 @@ class LocalExecutor:
     def _freeze(self, population: Population, jobs: Sequence[Job]) -> None:
         for slot, job in enumerate(jobs):
             run = self._runs[job.run_id]
-            run.member = population.take(slot)
+            try:
+                run.member = population.take(slot)
+            except RuntimeError:  # interrupted inside of a step, its donated buffers are gone: what was frozen before stands
+                continue
             path = self._path(job.run_id)
             if path is not None:
                 checkpoints.save(path, {'member': run.member, 'seconds': np.asarray(run.seconds)})

@@ -1,0 +1,1 @@
+"""Where runs run: this process, so far."""

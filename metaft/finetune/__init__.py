@@ -1,0 +1,1 @@
+"""Finetuning: the search space, populations of runs over one frozen base, their budgets and costs."""

@@ -1,0 +1,241 @@
+"""The main job, small but whole: results, resume, faults; and bad input, refused in a sentence before any work."""
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metaft.adapters import peft
+from metaft.phi3 import load_pretrained
+from metaft.tasks import catalogue
+from metaft.tasks.dataset import write_json_lines
+
+ROOT = Path(__file__).parents[2]
+BASE = ROOT / 'metaft' / 'assets' / 'phi3_tiny'
+SMALL = ('--max_examples=256', '--num_configurations=24', '--methods=lora')
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+    """Splits of a small dataset as a user has them."""
+    directory, dataset = tmp_path_factory.mktemp('data'), catalogue.make('recall_food_48')
+    for split in ('train', 'validation', 'test'):
+        write_json_lines(directory / f'{split}.jsonl', getattr(dataset, split))
+    return directory
+
+
+def flags(files, workdir, *more):
+    splits = [f'--{split}={files / split}.jsonl' for split in ('train', 'validation', 'test')]
+    return ['tune', *splits, f'--workdir={workdir}', *SMALL, *more]
+
+
+@pytest.fixture(scope='module')
+def finished(files, tmp_path_factory):
+    """A job that ran to its end, in a process of its own."""
+    workdir = tmp_path_factory.mktemp('work') / 'job'
+    _, *arguments = flags(files, workdir, '--budget_seconds=20', '--compare')
+    command = [sys.executable, '-m', 'experiments.tune', *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=170)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workdir, done.stdout
+
+
+def test_everything_is_left_in_the_workdir(finished):
+    workdir, printed = finished
+    results = json.loads((workdir / 'results.json').read_text())
+    for name in ('incumbent', 'zero_shot', 'default'):
+        assert {'configuration', 'budget_steps', 'validation_loss', 'test_loss', 'test_exact_match'} <= set(results[name])
+    assert results['zero_shot']['configuration'] is None and results['zero_shot']['budget_steps'] == 0
+    assert results['num_measurements'] == len((workdir / 'measurements.jsonl').read_text().splitlines())
+    assert results['num_runs_started'] >= 1 and results['seed'] == 0 and 'jax' in results['versions']
+    assert results['spent_seconds'] <= max(1.1 * 20, 30)
+    for name in ('settings.json', 'ranking.csv', 'learning_curves.png', 'report.html', 'adapter/adapter_config.json'):
+        assert (workdir / name).stat().st_size > 100, name
+    for words in ('meta-features', 'ranking', 'incumbent', 'of 20 s'):
+        assert words in printed
+
+
+def test_incumbent_is_the_best_measurement_and_beats_the_untrained_model(finished):
+    workdir, _ = finished
+    results = json.loads((workdir / 'results.json').read_text())
+    rows = [json.loads(line) for line in (workdir / 'measurements.jsonl').read_text().splitlines()]
+    best = min(row['validation_loss'] for row in rows if row['validation_loss'] is not None)
+    assert results['incumbent']['validation_loss'] == best < results['zero_shot']['validation_loss']
+
+
+def test_ranking_is_of_all_candidates_with_uncertainty(finished):
+    workdir, _ = finished
+    with open(workdir / 'ranking.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 24 and len({row['configuration_index'] for row in rows}) == 24
+    for row in rows:
+        assert float(row['predicted_low']) < float(row['predicted_high'])
+        assert float(row['predicted_seconds']) > 0
+
+
+def test_adapter_gives_the_losses_that_are_reported(finished):
+    workdir, _ = finished
+    results, model = json.loads((workdir / 'results.json').read_text()), load_pretrained(BASE)
+    loaded = peft.load(workdir / 'adapter', model.config)
+    from metaft.adapters import lora
+    from metaft.finetune.task import prepare
+    from metaft.tasks.tokenizer import load_tokenizer
+
+    import jax
+    import optax
+
+    task = prepare(catalogue.make('recall_food_48'), model, load_tokenizer(BASE), base_model='phi3_tiny')
+    rows = task.test
+    with_axis = jax.tree.map(lambda x: x[None], (loaded.adapter, loaded.settings))
+    logits = model.logits(lora.hidden(model, *with_axis, rows.tokens_NL))[:, :-1]
+    nats = np.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, rows.tokens_NL[:, 1:]))
+    at = np.arange(1, rows.tokens_NL.shape[1])[None, :]
+    mask = (at >= rows.answer_start_N[:, None]) & (at < rows.length_N[:, None])
+    assert nats[mask].mean() == pytest.approx(results['incumbent']['test_loss'], rel=1e-4)
+
+
+def test_finished_job_given_more_budget_goes_on(finished, run_experiment, files, tmp_path):
+    import shutil
+
+    workdir, _ = finished
+    again = tmp_path / 'again'
+    shutil.copytree(workdir, again)
+    before = (again / 'measurements.jsonl').read_text()
+    run_experiment(*flags(files, again, '--budget_seconds=32'))
+    assert (again / 'measurements.jsonl').read_text().startswith(before)
+    results = json.loads((again / 'results.json').read_text())
+    assert results['spent_seconds'] > 20 or results['num_measurements'] == len(before.splitlines())
+    old = json.loads((workdir / 'results.json').read_text())
+    assert results['incumbent']['validation_loss'] <= old['incumbent']['validation_loss']
+
+
+@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGKILL], ids=['ctrl-c', 'kill -9'])
+def test_killed_job_goes_on_from_what_was_done(files, tmp_path, run_experiment, sent):
+    arguments = flags(files, tmp_path / 'job', '--budget_seconds=25')
+    process = subprocess.Popen([sys.executable, '-m', 'experiments.tune', *arguments[1:]], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    log, deadline = tmp_path / 'job' / 'measurements.jsonl', time.time() + 120
+    while not (log.exists() and log.read_text().count('\n') >= 3) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    _, error = process.communicate(timeout=60)
+    if sent == signal.SIGINT:
+        assert process.returncode == 130 and 'run the same command' in error, error
+    before = log.read_text()
+    spent = json.loads((tmp_path / 'job' / 'progress.json').read_text())['spent_seconds']
+    assert spent > 0
+    run_experiment(*arguments)
+    assert log.read_text().startswith(before[: before.rfind('\n') + 1])
+    results = json.loads((tmp_path / 'job' / 'results.json').read_text())
+    assert spent < results['spent_seconds'] <= 35
+    assert math.isfinite(results['incumbent']['test_loss'])
+
+
+BAD = [
+    (('--train=missing.jsonl',), 'cannot be read'),
+    (('--budget_seconds=0',), 'positive'),
+    (('--budget_seconds=nan',), 'positive'),
+    (('--budget_second=3',), 'did you mean budget_seconds'),
+    (('--methods=lorra',), 'allowed: lora, full, prompt'),
+    (('--restrict={"rnk": 4}',), "did you mean 'rank'"),
+    (('--restrict=[1]',), 'write an object'),
+    (('--restrict={"rank"',), 'not JSON'),
+    (('--metric=accuracy',), 'loss'),
+    (('--model=no/where/at/all',), 'no directory'),
+    (('--max_examples=4',), 'raise --max_examples'),
+    (('--surrogate=nowhere',), 'no surrogate'),
+    (('--workdir=/proc/metaft',), 'cannot be used'),
+    (('--width=0',), 'at least 1'),
+]
+
+
+@pytest.mark.parametrize(('more', 'words'), BAD, ids=lambda x: ' '.join(x) if isinstance(x, tuple) else None)
+def test_bad_flags_are_refused_in_a_sentence(files, tmp_path, run_experiment, capsys, more, words):
+    with pytest.raises(SystemExit) as stopped:
+        run_experiment(*flags(files, tmp_path / 'job', *more))
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert words in error and error.startswith('error: ') and error.count('\n') == 1, error
+
+
+ROWS = [
+    ('', 'is empty'),
+    ('{"question": "a", "answer": "b"}\n{"question": "a", "ans', 'row 2'),
+    ('{"question": "a"}', "no field 'answer'"),
+    ('{"question": "a", "answer": " "}', 'empty answer'),
+    ('["a", "b"]', 'row 1'),
+    (json.dumps({'question': 'long ' * 2000, 'answer': 'b'}), 'longer than'),
+]
+
+
+@pytest.mark.parametrize(('text', 'words'), ROWS, ids=[words for _, words in ROWS])
+def test_bad_data_is_named(files, tmp_path, run_experiment, capsys, text, words):
+    (tmp_path / 'train.jsonl').write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        run_experiment(*flags(files, tmp_path / 'job', f'--train={tmp_path / "train.jsonl"}'))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and words in error and not (tmp_path / 'job').exists(), error
+
+
+def test_overlap_of_splits_is_counted_and_named(files, tmp_path, run_experiment, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_experiment(*flags(files, tmp_path / 'job', f'--validation={files / "train.jsonl"}'))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and 'allow_overlap' in error and '48' in error, error
+
+
+def test_workdir_of_another_task_is_left_alone(finished, files, run_experiment, capsys):
+    workdir, _ = finished
+    before = {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+    with pytest.raises(SystemExit) as stopped:
+        run_experiment(*flags(files, workdir, '--seed=5', '--budget_seconds=20'))
+    assert stopped.value.code == 2 and 'another task' in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in workdir.rglob('*') if path.is_file()}
+
+
+def test_model_directories_that_cannot_work_are_refused(files, tmp_path, run_experiment, capsys):
+    import shutil
+
+    from safetensors.numpy import load_file, save_file
+
+    config = json.loads((BASE / 'config.json').read_text())
+    other = shutil.copytree(BASE, tmp_path / 'other')
+    (other / 'config.json').write_text(json.dumps(config | {'model_type': 'llama', 'architectures': ['LlamaForCausalLM']}))
+    holed = shutil.copytree(BASE, tmp_path / 'holed')
+    tensors = load_file(holed / 'model.safetensors')
+    del tensors['model.layers.1.self_attn.o_proj.weight']
+    save_file(tensors, holed / 'model.safetensors')
+    for directory, words in ((other, 'llama'), (holed, 'model.layers.1.self_attn.o_proj.weight')):
+        with pytest.raises(SystemExit) as stopped:
+            run_experiment(*flags(files, tmp_path / 'job', f'--model={directory}'))
+        assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_budget_too_small_for_one_step(files, tmp_path, run_experiment, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_experiment(*flags(files, tmp_path / 'job', '--budget_seconds=0.00001'))
+    assert stopped.value.code == 2 and 'too small for one step' in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.environ.get('CI') is None and os.geteuid() != 0, reason='needs the right to mount a tmpfs')
+def test_full_disk_is_told_and_nothing_is_lost(files, tmp_path, run_experiment, capsys):
+    small = tmp_path / 'small'
+    small.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=900k', 'tmpfs', small], capture_output=True).returncode:
+        pytest.skip('a tmpfs cannot be mounted here')
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run_experiment(*flags(files, small / 'job', '--budget_seconds=60'))
+        assert stopped.value.code == 2 and 'space' in capsys.readouterr().err
+        lines = (small / 'job' / 'measurements.jsonl').read_text().splitlines()
+        assert lines and all(json.loads(line)['run_id'] for line in lines)
+    finally:
+        subprocess.run(['umount', small], check=True)
