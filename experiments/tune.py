@@ -127,11 +127,11 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':  # noqa: F821
     start = time.perf_counter()
     zero_shot = executor.zero_shot()
     evaluation_compile_seconds = time.perf_counter() - start
-    if (workdir / 'task.json').exists():  # the numbers of the session before, also those that are measured times
-        record, seconds = store.read_task(workdir / 'task.json'), 0.0
+    if (workdir / 'meta_features.json').exists():  # the numbers of the session before, also those that are measured times
+        record, seconds = store.read_task(workdir / 'meta_features.json'), 0.0
     else:
         record, seconds = task_record(settings, dataset, task, zero_shot[0])
-        store.write_task(workdir / 'task.json', record)
+        store.write_task(workdir / 'meta_features.json', record)
     console.meta_features(record.meta_features, seconds)
     coverage = surrogate.coverage(record.meta_features, [c.to_dict() for c in candidates])
     warnings += [f'Outside of what the surrogate has seen: {sentence}.' for sentence in coverage.sentences()]
@@ -158,9 +158,12 @@ def load_data(settings: Settings) -> 'Dataset':  # noqa: F821
 
     if settings.is_demonstration:
         return catalogue.make(catalogue.DEMONSTRATION)
-    return load_dataset(
+    dataset = load_dataset(
         settings.train, settings.validation, settings.test, seed=settings.seed, allow_overlap=settings.allow_overlap
     )
+    # Two files named train.jsonl are two datasets: what was measured on them meets again in the surrogate's training.
+    content = hashlib.sha256(repr((dataset.train, dataset.validation)).encode()).hexdigest()[:8]
+    return dataclasses.replace(dataset, name=f'{dataset.name}-{content}')
 
 
 def fingerprints(settings: Settings) -> dict[str, str]:
