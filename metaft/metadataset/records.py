@@ -122,13 +122,15 @@ def _to_row(record: Measurement | TaskRecord) -> dict[str, Scalar]:
 
 def _from_row(cls, row: Mapping[str, Any]):
     if row.get('schema_version') != SCHEMA_VERSION:
-        raise DataError(f'a row has schema_version {row.get("schema_version")!r}, this metaft reads {SCHEMA_VERSION}; '
-                        'read it with the version that wrote it')
+        raise DataError(
+            f'a row has schema_version {row.get("schema_version")!r}, this metaft reads {SCHEMA_VERSION}; '
+            'read it with the version that wrote it'
+        )
     kwargs: dict[str, Any] = {}
     for field in dataclasses.fields(cls):
         if 'Mapping' in str(field.type):
             prefix = f'{field.name}.'
-            kwargs[field.name] = {key[len(prefix):]: value for key, value in row.items() if key.startswith(prefix)}
+            kwargs[field.name] = {key[len(prefix) :]: value for key, value in row.items() if key.startswith(prefix)}
         elif field.name in row:
             kwargs[field.name] = row[field.name]
         elif field.default is dataclasses.MISSING:

@@ -37,8 +37,10 @@ def leave_out(tables: Sequence[TaskTable], heldout_datasets: Sequence[str]) -> S
             hint = f'; did you mean {nearest[0]!r}?' if nearest else f'; known are {", ".join(sorted(known))}'
             raise DataError(f'there is no dataset {name!r} to hold out{hint}')
     held = set(heldout_datasets)
-    return Split(train=[table for table in tables if dataset_of(table) not in held],
-                 test=[table for table in tables if dataset_of(table) in held])
+    return Split(
+        train=[table for table in tables if dataset_of(table) not in held],
+        test=[table for table in tables if dataset_of(table) in held],
+    )
 
 
 def dataset_of(table: TaskTable) -> str:

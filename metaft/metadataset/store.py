@@ -154,6 +154,8 @@ def _explain(path: str | os.PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise WorkdirError(f'the disk is full: {path} could not be written; free some space and run the same '
-                               'command again, nothing recorded so far is lost') from error
+            raise WorkdirError(
+                f'the disk is full: {path} could not be written; free some space and run the same '
+                'command again, nothing recorded so far is lost'
+            ) from error
         raise WorkdirError(f'{path} cannot be written: {error.strerror}; give another workdir') from error

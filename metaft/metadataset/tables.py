@@ -36,8 +36,10 @@ class TaskTable:
         wanted = (len(self.configurations), len(self.fractions_T))
         for name in ('values_CT', 'costs_CT'):
             if getattr(self, name).shape != wanted:
-                raise DataError(f'task {self.task!r}: {name} has shape {getattr(self, name).shape}, wanted {wanted} '
-                                '(configurations, fractions)')
+                raise DataError(
+                    f'task {self.task!r}: {name} has shape {getattr(self, name).shape}, wanted {wanted} '
+                    '(configurations, fractions)'
+                )
         if self.metric not in METRICS:
             raise DataError(f'task {self.task!r}: unknown metric {self.metric!r}; one of {", ".join(METRICS)}')
 
@@ -62,8 +64,10 @@ def task_tables(measurements: pd.DataFrame, meta_features: pd.DataFrame, metric:
     missing = sorted(set(measurements['task']) - set(tasks))
     if missing:
         raise DataError(f'the meta-features of {", ".join(missing)} are missing; give the table of the tasks too')
-    return [_task_table(rows.to_dict('records'), tasks[task], metric)
-            for task, rows in measurements.groupby('task', sort=True)]
+    return [
+        _task_table(rows.to_dict('records'), tasks[task], metric)
+        for task, rows in measurements.groupby('task', sort=True)
+    ]
 
 
 def _task_table(rows: list[dict], task: Mapping, metric: str) -> TaskTable:
@@ -80,19 +84,28 @@ def _task_table(rows: list[dict], task: Mapping, metric: str) -> TaskTable:
             # A fraction of less than one update ties with its neighbour: one measurement is the value of both.
             on_grid_T = steps_T == row['budget_steps']
             if not on_grid_T.any():
-                raise DataError(f'run {run_id!r} was measured at step {row["budget_steps"]}; its grid is '
-                                f'{", ".join(map(str, steps_T))} (full run: {task["max_examples"]} examples)')
+                raise DataError(
+                    f'run {run_id!r} was measured at step {row["budget_steps"]}; its grid is '
+                    f'{", ".join(map(str, steps_T))} (full run: {task["max_examples"]} examples)'
+                )
             values_CT[c, on_grid_T] = _value(row, metric)
             costs_CT[c, on_grid_T] = row['cost_seconds']
             if row['status'] == 'diverged':
-                values_CT[c, np.argmax(on_grid_T):] = np.inf
+                values_CT[c, np.argmax(on_grid_T) :] = np.inf
     reference = task['reference_loss'] if metric == 'loss' else 1.0 - task['reference_exact_match']
     return TaskTable(
-        task=task['task'], metric=metric, meta_features=_prefixed(task, 'meta_features.', missing=np.nan),
+        task=task['task'],
+        metric=metric,
+        meta_features=_prefixed(task, 'meta_features.', missing=np.nan),
         configurations=[_prefixed(measured[0], 'configuration.') for measured in runs.values()],
-        fractions_T=fractions_T, values_CT=values_CT, costs_CT=costs_CT, reference_value=float(reference),
-        reference_seconds=float(task['reference_seconds']), dataset=task['dataset'],
-        max_examples=float(task['max_examples']))
+        fractions_T=fractions_T,
+        values_CT=values_CT,
+        costs_CT=costs_CT,
+        reference_value=float(reference),
+        reference_seconds=float(task['reference_seconds']),
+        dataset=task['dataset'],
+        max_examples=float(task['max_examples']),
+    )
 
 
 def _value(row: Mapping, metric: str) -> float:
@@ -103,5 +116,8 @@ def _value(row: Mapping, metric: str) -> float:
 
 
 def _prefixed(row: Mapping, prefix: str, missing=None) -> dict:
-    return {name[len(prefix):]: missing if pd.isna(value) else value
-            for name, value in row.items() if name.startswith(prefix)}
+    return {
+        name[len(prefix) :]: missing if pd.isna(value) else value
+        for name, value in row.items()
+        if name.startswith(prefix)
+    }

@@ -15,35 +15,57 @@ OCTAVES = 6.0  # log2 of the grid's span: brings log budgets to about [-1, 0]
 
 
 class Curves(NamedTuple):
-    """Curves so far of C runs on one task; what lies at or beyond `length_C` is never read."""
+    """Curves so far of C runs on one task. What was not seen is never read."""
 
     y_CT: jax.Array  # transformed values
     rate_CT: jax.Array  # standardised log cost rates
-    length_C: jax.Array  # int32, how many grid points were observed, 0 ... T
+    is_seen_CT: jax.Array  # bool; gaps are fine
+
+    @property
+    def last_C(self) -> jax.Array:
+        """The last grid point that was seen; -1: none."""
+        grid = jnp.arange(self.is_seen_CT.shape[1], dtype=jnp.int32)[None, :]
+        return jnp.max(jnp.where(self.is_seen_CT, grid, -1), axis=1)
 
 
 def features(curves: Curves, fractions_T: np.ndarray) -> jax.Array:
-    """Describes each curve so far: resampled values with their mask, last, best, slopes, budget, cost; [C, X].
+    """Describes each curve so far: resampled values and their mask, last, best, slopes, budget, cost; [C, X].
 
-    All features of a curve of length 0 are 0.
+    All features of a curve of which nothing was seen are 0.
     """
     log_T = np.log2(np.asarray(fractions_T, np.float64))
+    # A resampled budget shows the nearest grid point not above it; without one it is not seen.
     index_U = np.searchsorted(log_T, np.log2(_RESAMPLED_U) + 1e-6, side='right') - 1
-    seen_CU = (index_U[None, :] >= 0) & (index_U[None, :] < curves.length_C[:, None])
-    y_CU = jnp.where(seen_CU, curves.y_CT[:, np.maximum(index_U, 0)], 0.0)
-    is_started_C = curves.length_C > 0
-    last_C = jnp.maximum(curves.length_C - 1, 0)
+    is_seen_CU = curves.is_seen_CT[:, np.maximum(index_U, 0)] & (index_U >= 0)[None, :]
+    y_CU = jnp.where(is_seen_CU, curves.y_CT[:, np.maximum(index_U, 0)], 0.0)
+
+    grid = jnp.arange(len(log_T), dtype=jnp.int32)[None, :]
+    last_C = jnp.maximum(curves.last_C, 0)
+    is_earlier_CT = curves.is_seen_CT & (grid < last_C[:, None])
+    before_C = jnp.maximum(jnp.max(jnp.where(is_earlier_CT, grid, -1), axis=1), 0)
+    first_C = jnp.argmax(curves.is_seen_CT, axis=1)
+    has_before_C = jnp.any(is_earlier_CT, axis=1)
+    log_budget_T = jnp.asarray(log_T, jnp.float32)
+    octaves_C = jnp.where(has_before_C, log_budget_T[last_C] - log_budget_T[before_C], 1.0)
     y_C = at(curves.y_CT, last_C)
-    observed_CT = jnp.arange(len(log_T))[None, :] < curves.length_C[:, None]
-    best_C = jnp.min(jnp.where(observed_CT, curves.y_CT, jnp.inf), axis=1)
-    half = np.maximum(np.searchsorted(log_T, log_T - 1.0 - 1e-6), 0).astype(np.int32)  # the grid point an octave before
-    before_C = at(curves.y_CT, jnp.asarray(half)[last_C])
-    log_budget_C = jnp.asarray(log_T, jnp.float32)[last_C]
-    scalars_CX = jnp.stack([
-        y_C, best_C, y_C - before_C, y_C - curves.y_CT[:, 0], 1.0 + log_budget_C / OCTAVES,
-        at(curves.rate_CT, last_C), (last_C == len(log_T) - 1).astype(jnp.float32), jnp.ones_like(y_C)], axis=1)
-    scalars_CX = jnp.where(is_started_C[:, None], scalars_CX, 0.0)
-    return jnp.concatenate([y_CU, seen_CU.astype(jnp.float32), scalars_CX], axis=1)
+    slope_C = jnp.where(has_before_C, (y_C - at(curves.y_CT, before_C)) / octaves_C, 0.0)
+    best_C = jnp.min(jnp.where(curves.is_seen_CT, curves.y_CT, jnp.inf), axis=1)
+    is_full_C = last_C == len(log_T) - 1
+    scalars_CX = jnp.stack(
+        [
+            y_C,
+            best_C,
+            slope_C,
+            y_C - at(curves.y_CT, first_C),
+            1.0 + log_budget_T[last_C] / OCTAVES,
+            at(curves.rate_CT, last_C),
+            is_full_C.astype(jnp.float32),
+            jnp.ones_like(y_C),
+        ],
+        axis=1,
+    )
+    scalars_CX = jnp.where((curves.last_C >= 0)[:, None], scalars_CX, 0.0)
+    return jnp.concatenate([y_CU, is_seen_CU.astype(jnp.float32), scalars_CX], axis=1)
 
 
 def at(values_CT: jax.Array, index_C: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ Deep sets: Zaheer et al., arXiv 1703.06114. The kernel pool is a Nadaraya-Watson
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -21,6 +22,11 @@ from metaft.surrogate.likelihood import Mixture
 _MIN_SD = 2e-3  # of a value; far below the noise of a seed
 _MIN_COST_SD = 2e-2
 _KERNEL_FLOOR = 0.1  # weight of "no neighbour": the pool shrinks to 0 far from every observation
+
+
+# Uniform: the default, a truncated normal, takes longer to compile than the network.
+_linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.lecun_uniform())
+_linear_general = functools.partial(nnx.LinearGeneral, kernel_init=nnx.initializers.lecun_uniform())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Context(NamedTuple):
     config_OE: jax.Array
     curve_OX: jax.Array
     row_O: jax.Array  # int32, which query a run belongs to; -1: padding
+    level: jax.Array  # of the values, what `curve_OX` is relative to
+    rate_level: jax.Array  # of the cost rates, likewise
 
 
 class Query(NamedTuple):
@@ -50,7 +58,7 @@ class Query(NamedTuple):
     config_CE: jax.Array
     curve_CX: jax.Array
     row_C: jax.Array  # int32
-    last_y_C: jax.Array  # transformed value at the end of the curve so far; 0 if there is none
+    last_y_C: jax.Array  # transformed value at the end of the curve so far, relative to the level; 0: there is none
     last_rate_C: jax.Array  # likewise, of the standardised log cost rate
     last_log_budget_C: jax.Array  # log2 fraction of a full run; that of the grid's beginning if there is none
     has_curve_C: jax.Array  # float32 0 / 1
@@ -74,7 +82,7 @@ class DeepSet(nnx.Module):
         self.own_curve = Mlp([run_size, a.width, a.width], rngs)
         self.element = Mlp([run_size, a.width, a.width], rngs)
         self.pool = KernelPool(a, rngs)
-        self.task = Mlp([a.num_task_features + 3 * a.width + 1, a.width, a.width], rngs)
+        self.task = Mlp([a.num_task_features + 3 * a.width + 3, a.width, a.width], rngs)
         kernel_out = a.num_kernels * (a.kernel_size + 1)
         self.trunk = Mlp([a.num_hyperparameters + 2 * a.width + kernel_out, a.trunk_width, a.trunk_width], rngs)
         self.head = CurveHead(a, rngs)
@@ -83,19 +91,22 @@ class DeepSet(nnx.Module):
         """Predicts each query at its budgets, log2 fractions of a full run (in `Output` too T are the asked budgets)."""
         present_O = (context.row_O >= 0).astype(jnp.float32)
         element_OD = self.element(jnp.concatenate([context.config_OE, context.curve_OX], axis=1))
-        task_D = self.task(jnp.concatenate([task_Z, _global_pool(element_OD, present_O)])[None, :])[0]
+        levels = jnp.stack([context.level, context.rate_level])
+        task_D = self.task(jnp.concatenate([task_Z, levels, _global_pool(element_OD, present_O)])[None, :])[0]
         kernel_CF = self.pool(query, context, element_OD, present_O)
         own_CD = self.own_curve(jnp.concatenate([query.config_CE, query.curve_CX], axis=1))
         shared_CD = jnp.broadcast_to(task_D[None, :], own_CD.shape)
         trunk_CD = self.trunk(jnp.concatenate([query.config_CE, own_CD, shared_CD, kernel_CF], axis=1))
-        return self.head(trunk_CD, query, log_budget_CT)
+        relative = self.head(trunk_CD, query, log_budget_CT)
+        value = relative.value._replace(mean=relative.value.mean + context.level)
+        return relative._replace(value=value, rate_mean_CT=relative.rate_mean_CT + context.rate_level)
 
 
 class Mlp(nnx.Module):
     """Linear layers with SiLU after each."""
 
     def __init__(self, sizes: list[int], rngs: nnx.Rngs):
-        self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True)])
+        self.layers = nnx.List([_linear(i, o, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers:
@@ -108,17 +119,22 @@ class KernelPool(nnx.Module):
 
     def __init__(self, a: Architecture, rngs: nnx.Rngs):
         shape = (a.num_kernels, a.kernel_size)
-        self.metric = nnx.LinearGeneral(a.num_hyperparameters, shape, use_bias=False, rngs=rngs)
-        self.weight = nnx.Linear(a.width, a.num_kernels, rngs=rngs)
-        self.value = nnx.LinearGeneral(a.width, shape, rngs=rngs)
+        self.metric = _linear_general(a.num_hyperparameters, shape, use_bias=False, rngs=rngs)
+        self.weight = _linear(a.width, a.num_kernels, rngs=rngs)
+        self.value = _linear_general(a.width, shape, rngs=rngs)
 
     def __call__(self, query: Query, context: Context, element_OD: jax.Array, present_O: jax.Array) -> jax.Array:
         place_CNH, place_ONH = self.metric(query.config_CE), self.metric(context.config_OE)
-        square_NCO = (jnp.sum(place_CNH**2, axis=2).T[:, :, None] + jnp.sum(place_ONH**2, axis=2).T[:, None, :]
-                      - 2.0 * jnp.einsum('CNH,ONH->NCO', place_CNH, place_ONH))
+        square_NCO = (
+            jnp.sum(place_CNH**2, axis=2).T[:, :, None]
+            + jnp.sum(place_ONH**2, axis=2).T[:, None, :]
+            - 2.0 * jnp.einsum('CNH,ONH->NCO', place_CNH, place_ONH)
+        )
         is_other_CO = query.row_C[:, None] != context.row_O[None, :]
         weight_ON = jax.nn.softplus(self.weight(element_OD)) * present_O[:, None]
-        kernel_NCO = jnp.where(is_other_CO[None], jnp.exp(-0.5 * jnp.maximum(square_NCO, 0.0)), 0.0) * weight_ON.T[:, None, :]
+        kernel_NCO = (
+            jnp.where(is_other_CO[None], jnp.exp(-0.5 * jnp.maximum(square_NCO, 0.0)), 0.0) * weight_ON.T[:, None, :]
+        )
         density_CN = jnp.sum(kernel_NCO, axis=2).T
         pooled_CNH = jnp.einsum('NCO,ONH->CNH', kernel_NCO, self.value(element_OD))
         pooled_CNH = pooled_CNH / (density_CN[:, :, None] + _KERNEL_FLOOR)
@@ -135,10 +151,10 @@ class CurveHead(nnx.Module):
 
     def __init__(self, a: Architecture, rngs: nnx.Rngs):
         self.num_components = a.num_components
-        self.law = nnx.Linear(a.trunk_width, 4, rngs=rngs)
-        self.from_trunk = nnx.Linear(a.trunk_width, a.width, rngs=rngs)
-        self.from_budget = nnx.Linear(4, a.width, use_bias=False, rngs=rngs)
-        self.out = nnx.Linear(a.width, 3 * a.num_components + 2, rngs=rngs)
+        self.law = _linear(a.trunk_width, 4, rngs=rngs)
+        self.from_trunk = _linear(a.trunk_width, a.width, rngs=rngs)
+        self.from_budget = _linear(4, a.width, use_bias=False, rngs=rngs)
+        self.out = _linear(a.width, 3 * a.num_components + 2, rngs=rngs)
 
     def __call__(self, trunk_CD: jax.Array, query: Query, log_budget_CT: jax.Array) -> Output:
         start_C, limit_C, exponent_C, rate_C = self.law(trunk_CD).T
@@ -148,9 +164,15 @@ class CurveHead(nnx.Module):
         progress_CT = 1.0 - jnp.exp2(-jax.nn.softplus(exponent_C)[:, None] * octaves_CT)
         law_CT = anchor_C[:, None] + limit_C[:, None] * progress_CT
 
-        budget_CTF = jnp.stack([
-            1.0 + log_budget_CT / curves.OCTAVES, octaves_CT / curves.OCTAVES, progress_CT,
-            has_C[:, None] * jnp.exp2(-octaves_CT)], axis=2)
+        budget_CTF = jnp.stack(
+            [
+                1.0 + log_budget_CT / curves.OCTAVES,
+                octaves_CT / curves.OCTAVES,
+                progress_CT,
+                has_C[:, None] * jnp.exp2(-octaves_CT),
+            ],
+            axis=2,
+        )
         hidden_CTD = jax.nn.silu(self.from_trunk(trunk_CD)[:, None, :] + self.from_budget(budget_CTF))
         out_CTF = self.out(hidden_CTD)
         logit_CTG, shift_CTG, log_sd_CTG = jnp.split(out_CTF[..., :-2], 3, axis=2)
@@ -158,13 +180,20 @@ class CurveHead(nnx.Module):
         value = Mixture(
             log_weight=jax.nn.log_softmax(logit_CTG, axis=2),
             mean=law_CT[..., None] + shift_CTG + 0.5 * jnp.linspace(-1.0, 1.0, self.num_components)[None, None, :],
-            sd=spread_CTG + _MIN_SD)
+            sd=spread_CTG + _MIN_SD,
+        )
         rate_mean_CT = (has_C * query.last_rate_C + (1.0 - has_C) * rate_C)[:, None] + out_CTF[..., -2]
         return Output(value, rate_mean_CT, 0.5 * jnp.exp(jnp.clip(out_CTF[..., -1], -5.0, 2.0)) + _MIN_COST_SD)
 
 
-def observe(config_CE: jax.Array, shown: curves.Curves, fractions_T: np.ndarray, context_rows_O: jax.Array,
-            query_rows_C: jax.Array, is_own_shown_C: jax.Array) -> tuple[Context, Query]:
+def observe(
+    config_CE: jax.Array,
+    shown: curves.Curves,
+    fractions_T: np.ndarray,
+    context_rows_O: jax.Array,
+    query_rows_C: jax.Array,
+    is_own_shown_C: jax.Array,
+) -> tuple[Context, Query]:
     """Prepares what the network reads from runs and how far each has been observed.
 
     Args:
@@ -175,20 +204,33 @@ def observe(config_CE: jax.Array, shown: curves.Curves, fractions_T: np.ndarray,
       query_rows_C: rows that are asked about.
       is_own_shown_C: bool, which queries see their own curve; the others are treated as not started.
     """
+    last_C = shown.last_C
+    row_O = jnp.where(last_C[context_rows_O] >= 0, context_rows_O, -1)
+    level = _level(curves.at(shown.y_CT, jnp.maximum(last_C, 0))[row_O], row_O)
+    rate_level = _level(curves.at(shown.rate_CT, jnp.maximum(last_C, 0))[row_O], row_O)
+    shown = curves.Curves(shown.y_CT - level, shown.rate_CT - rate_level, shown.is_seen_CT)
     feature_CX = curves.features(shown, fractions_T)
-    row_O = jnp.where(shown.length_C[context_rows_O] > 0, context_rows_O, -1)
-    context = Context(config_CE[row_O], feature_CX[row_O], row_O)
+    context = Context(config_CE[row_O], feature_CX[row_O], row_O, level, rate_level)
 
-    length_C = jnp.where(is_own_shown_C, shown.length_C[query_rows_C], 0)
-    has_C = (length_C > 0).astype(jnp.float32)
-    last_C = jnp.maximum(length_C - 1, 0)
+    has_C = (is_own_shown_C & (last_C[query_rows_C] >= 0)).astype(jnp.float32)
+    last_C = jnp.maximum(jnp.where(is_own_shown_C, last_C[query_rows_C], 0), 0)
     log_T = np.log2(np.asarray(fractions_T, np.float64)).astype(np.float32)
     query = Query(
-        config_CE=config_CE[query_rows_C], curve_CX=feature_CX[query_rows_C] * has_C[:, None], row_C=query_rows_C,
+        config_CE=config_CE[query_rows_C],
+        curve_CX=feature_CX[query_rows_C] * has_C[:, None],
+        row_C=query_rows_C,
         last_y_C=has_C * curves.at(shown.y_CT[query_rows_C], last_C),
         last_rate_C=has_C * curves.at(shown.rate_CT[query_rows_C], last_C),
-        last_log_budget_C=jnp.asarray(log_T)[last_C], has_curve_C=has_C)
+        last_log_budget_C=jnp.asarray(log_T)[last_C],
+        has_curve_C=has_C,
+    )
     return context, query
+
+
+def _level(y_O: jax.Array, row_O: jax.Array) -> jax.Array:
+    """Returns the mean over the context, shrunk to 0 as if one more element were 0."""
+    present_O = (row_O >= 0).astype(jnp.float32)
+    return jnp.sum(y_O * present_O) / (jnp.sum(present_O) + 1.0)
 
 
 def _global_pool(element_OD: jax.Array, present_O: jax.Array) -> jax.Array:
@@ -196,7 +238,9 @@ def _global_pool(element_OD: jax.Array, present_O: jax.Array) -> jax.Array:
     count = jnp.sum(present_O)
     mask_OD = jnp.broadcast_to(present_O[:, None], element_OD.shape)
     mean_D = jnp.sum(element_OD * mask_OD, axis=0) / jnp.maximum(count, 1.0)
-    square_D = jnp.sum((element_OD - mean_D[None, :])**2 * mask_OD, axis=0) / jnp.maximum(count, 1.0)
+    square_D = jnp.sum((element_OD - mean_D[None, :]) ** 2 * mask_OD, axis=0) / jnp.maximum(count, 1.0)
     largest_D = jnp.max(jnp.where(mask_OD > 0, element_OD, -jnp.inf), axis=0)
     largest_D = jnp.where(count > 0, largest_D, 0.0)
-    return jnp.concatenate([mean_D, largest_D, jnp.where(count > 0, jnp.sqrt(square_D + 1e-6), 0.0), jnp.log1p(count)[None] / 4.0])
+    return jnp.concatenate(
+        [mean_D, largest_D, jnp.where(count > 0, jnp.sqrt(square_D + 1e-6), 0.0), jnp.log1p(count)[None] / 4.0]
+    )

@@ -18,8 +18,8 @@ Configurations = Sequence[Mapping[str, Any]]
 
 _LOG_RATIO = 7.9  # below a ratio of 8 (batch sizes 8 to 64) logarithms change little
 _OVERSHOOT = 0.25  # how far beyond [-1, 1] a value outside of the seen range is moved at most
+_IGNORED = ('calibration_seconds_per_example',)  # of the machine, not of the task; costs are relative to it
 _FAR = 3.5  # robust standard deviations beyond the seen range that make a meta-feature strange
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +67,11 @@ class Coverage:
     def sentences(self) -> list[str]:
         """Says plainly what is outside, the farthest first; an empty list when nothing is."""
         far = sorted((item for item in self.meta_features.items() if item[1] >= _FAR), key=lambda item: -item[1])
-        return ([f'{name} lies {distance:.0f} standard deviations outside of the training tasks' for name, distance in far]
-                + [f'{name}: {what}' for name, what in self.hyperparameters.items()]
-                + [f'{name} was never seen in training' for name in self.unknown])
+        return (
+            [f'{name} lies {distance:.0f} standard deviations outside of the training tasks' for name, distance in far]
+            + [f'{name}: {what}' for name, what in self.hyperparameters.items()]
+            + [f'{name} was never seen in training' for name in self.unknown]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +88,13 @@ class Encoding:
     cost_scale: float
 
     @classmethod
-    def fit(cls, configurations: Configurations, meta_features: Iterable[Mapping[str, float]], log_rates: np.ndarray,
-            within: Mapping[str, str] | None = None) -> Self:
+    def fit(
+        cls,
+        configurations: Configurations,
+        meta_features: Iterable[Mapping[str, float]],
+        log_rates: np.ndarray,
+        within: Mapping[str, str] | None = None,
+    ) -> Self:
         """Reads the ranges off training tasks.
 
         Args:
@@ -97,10 +104,15 @@ class Encoding:
           within: number -> category, for numbers whose useful range depends on a category: they are placed in the range
             of their level too. Default: the learning rate within the method. Names that do not occur are ignored.
         """
-        columns = {name: [c.get(name) for c in configurations] for name in sorted({k for c in configurations for k in c})}
+        columns = {
+            name: [c.get(name) for c in configurations] for name in sorted({k for c in configurations for k in c})
+        }
         present = {name: [v for v in column if v is not None] for name, column in columns.items()}
-        categories = {name: tuple(sorted({_level(v) for v in values})) for name, values in present.items()
-                      if any(isinstance(v, (str, bool)) for v in values)}
+        categories = {
+            name: tuple(sorted({_level(v) for v in values}))
+            for name, values in present.items()
+            if any(isinstance(v, (str, bool)) for v in values)
+        }
         numbers = {name: Axis.of(values) for name, values in present.items() if values and name not in categories}
         ranges_within = {}
         for name, category in ({'learning_rate': 'method'} if within is None else within).items():
@@ -108,16 +120,24 @@ class Encoding:
                 pairs = [(v, _level(k)) for v, k in zip(columns[name], columns[category], strict=True) if v is not None]
                 levels = {level: [v for v, other in pairs if other == level] for level in categories[category]}
                 ranges_within[name] = (category, {level: Axis.of(vs) for level, vs in levels.items() if vs})
-        known = list(meta_features)
-        columns_Z = {name: np.array([_number(z.get(name)) for z in known]) for name in sorted({k for z in known for k in z})}
-        columns_Z = {name: column[np.isfinite(column)] for name, column in columns_Z.items() if np.isfinite(column).any()}
+        known = [{k: v for k, v in z.items() if k not in _IGNORED} for z in meta_features]
+        columns_Z = {
+            name: np.array([_number(z.get(name)) for z in known]) for name in sorted({k for z in known for k in z})
+        }
+        columns_Z = {
+            name: column[np.isfinite(column)] for name, column in columns_Z.items() if np.isfinite(column).any()
+        }
         rates = np.asarray(log_rates)[np.isfinite(log_rates)]
-        return cls(numbers=numbers, categories=categories, within=ranges_within,
-                   centers={name: float(np.median(column)) for name, column in columns_Z.items()},
-                   scales={name: _robust_scale(column) for name, column in columns_Z.items()},
-                   ranges={name: (float(column.min()), float(column.max())) for name, column in columns_Z.items()},
-                   cost_center=float(np.median(rates)) if rates.size else 0.0,
-                   cost_scale=_robust_scale(rates) if rates.size else 1.0)
+        return cls(
+            numbers=numbers,
+            categories=categories,
+            within=ranges_within,
+            centers={name: float(np.median(column)) for name, column in columns_Z.items()},
+            scales={name: _robust_scale(column) for name, column in columns_Z.items()},
+            ranges={name: (float(column.min()), float(column.max())) for name, column in columns_Z.items()},
+            cost_center=float(np.median(rates)) if rates.size else 0.0,
+            cost_scale=_robust_scale(rates) if rates.size else 1.0,
+        )
 
     @property
     def num_hyperparameters(self) -> int:
@@ -153,12 +173,17 @@ class Encoding:
                 distances[name] = max(low - value, value - high) / self.scales[name]
         new, unknown = {}, set()
         for configuration in configurations:
-            unknown |= {k for k, v in configuration.items()
-                        if v is not None and k not in self.numbers and k not in self.categories}
+            unknown |= {
+                k
+                for k, v in configuration.items()
+                if v is not None and k not in self.numbers and k not in self.categories
+            }
             for name, axis in self.numbers.items():
                 value = configuration.get(name)
                 if value is not None and not abs(axis.place(float(value))) <= 1.0 + 1e-6:
-                    new[name] = f'{value:.4g} lies outside of the {axis.low:.4g} to {axis.high:.4g} of the training runs'
+                    new[name] = (
+                        f'{value:.4g} lies outside of the {axis.low:.4g} to {axis.high:.4g} of the training runs'
+                    )
             for name, levels in self.categories.items():
                 value = configuration.get(name)
                 if value is not None and _level(value) not in levels:
@@ -170,13 +195,18 @@ class Encoding:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        return cls(**{
-            **record,
-            'numbers': {name: Axis(**axis) for name, axis in record['numbers'].items()},
-            'categories': {name: tuple(levels) for name, levels in record['categories'].items()},
-            'within': {name: (category, {level: Axis(**axis) for level, axis in axes.items()})
-                       for name, (category, axes) in record['within'].items()},
-            'ranges': {name: tuple(bounds) for name, bounds in record['ranges'].items()}})
+        return cls(
+            **{
+                **record,
+                'numbers': {name: Axis(**axis) for name, axis in record['numbers'].items()},
+                'categories': {name: tuple(levels) for name, levels in record['categories'].items()},
+                'within': {
+                    name: (category, {level: Axis(**axis) for level, axis in axes.items()})
+                    for name, (category, axes) in record['within'].items()
+                },
+                'ranges': {name: tuple(bounds) for name, bounds in record['ranges'].items()},
+            }
+        )
 
     def _configuration(self, configuration: Mapping[str, Any]) -> list[float]:
         row = []

@@ -32,7 +32,7 @@ class Episode(NamedTuple):
     """One task with C of its runs; the first ones of them are asked about."""
 
     config_CE: jax.Array
-    shown: curves.Curves  # what has been observed
+    shown: curves.Curves  # what has been observed of them
     y_CT: jax.Array  # what comes
     rate_CT: jax.Array
     has_rate_CT: jax.Array
@@ -48,6 +48,8 @@ class EpisodeSettings:
     empty: float = 0.1  # episodes with nothing observed
     biased: float = 0.5  # episodes where good runs were advanced more
     mixup: float = 0.4  # episodes that blend two tasks
+    min_shared: int = 8  # configurations that two tasks must share to be blended
+    bend: float = 0.0
     warp: float = 0.2  # of log scale and shift of the values
     cost_shift: float = 0.3  # of the log cost rate, so that the machine is read off the context
     task_dropout: float = 0.3  # episodes without meta-features: with few tasks they identify the task
@@ -64,9 +66,14 @@ def collate(tables: Sequence[TaskTable], encoding: Encoding) -> Tables:
         y_CT = transforms.transform(table.values_CT, table.metric, table.reference_value)
         rate_CT = transforms.log_rates(table.costs_CT, table.fractions_T, table.reference_seconds * table.max_examples)
         rate_CT = (rate_CT - encoding.cost_center) / encoding.cost_scale
-        parts = (encoding.configurations(table.configurations), forward_fill(y_CT), forward_fill(rate_CT),
-                 np.isfinite(rate_CT), lengths(y_CT),
-                 np.array([[other.get(key, -1) for other in rows] for key in column], np.int32))
+        parts = (
+            encoding.configurations(table.configurations),
+            forward_fill(y_CT),
+            forward_fill(rate_CT),
+            np.isfinite(rate_CT),
+            lengths(y_CT),
+            np.array([[other.get(key, -1) for other in rows] for key in column], np.int32),
+        )
         extra = num_C - len(table.configurations)
         padded.append([np.pad(part, [(0, extra)] + [(0, 0)] * (part.ndim - 1)) for part in parts])
     config, y, rate, has_rate, length, same = (jnp.asarray(np.stack(parts)) for parts in zip(*padded, strict=True))
@@ -91,41 +98,72 @@ def forward_fill(values_CT: np.ndarray) -> np.ndarray:
 
 def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: EpisodeSettings) -> Episode:
     """Draws one episode; tasks with log weight -inf are never used."""
-    keys = jax.random.split(key, 8)
-    num_C = min(settings.num_runs, tables.y_WCT.shape[1])
-    w, other = jax.random.categorical(keys[0], log_weight_W, shape=(2,))
-    row_C = jax.lax.top_k(jax.random.gumbel(keys[1], tables.length_WC.shape[1:])
-                          + jnp.where(tables.length_WC[w] > 0, 0.0, -jnp.inf), num_C)[1]
-    y_CT, rate_CT, measured_C = tables.y_WCT[w, row_C], tables.rate_WCT[w, row_C], tables.length_WC[w, row_C]
+    task_key, row_key, state_key, change_key = jax.random.split(key, 4)
+    num_all, num_T = tables.y_WCT.shape[1:]
+    w, other, share = _choose_tasks(task_key, tables, log_weight_W, settings)
+    is_row_C = jnp.where(tables.length_WC[w] > 0, 0.0, -jnp.inf)
+    row_C = jax.lax.top_k(jax.random.gumbel(row_key, (num_all,)) + is_row_C, min(settings.num_runs, num_all))[1]
 
     same_C = tables.same_WCW[w, row_C, other]
-    mix_key, share_key = jax.random.split(keys[2])
-    is_mixed = jax.random.bernoulli(mix_key, settings.mixup) & (jnp.mean(same_C >= 0) > 0.5)
-    share = jnp.where(is_mixed, jax.random.uniform(share_key, (), maxval=0.5), 0.0)
-    blend = lambda mine, theirs: (1.0 - share) * mine + share * theirs  # noqa: E731
-    y_CT = blend(y_CT, tables.y_WCT[other, same_C])
-    rate_CT = blend(rate_CT, tables.rate_WCT[other, same_C])
+    share = jnp.where(jnp.sum(same_C >= 0) >= settings.min_shared, share, 0.0)
+    blend = lambda mine, theirs: (1.0 - share) * mine + share * theirs
+    y_CT = blend(tables.y_WCT[w, row_C], tables.y_WCT[other, same_C])
+    rate_CT = blend(tables.rate_WCT[w, row_C], tables.rate_WCT[other, same_C])
     task_Z = blend(tables.task_WZ[w], tables.task_WZ[other])
+    measured_C = tables.length_WC[w, row_C]
     both_C = jnp.where(same_C >= 0, jnp.minimum(measured_C, tables.length_WC[other, same_C]), 0)
-    measured_C = jnp.where(is_mixed, both_C, measured_C)
+    measured_C = jnp.where(share > 0.0, both_C, measured_C)
 
-    length_C = observed_lengths(keys[3], y_CT[:, -1], measured_C, y_CT.shape[1], settings)
-    has_context = (jnp.sum(length_C) > 0).astype(jnp.float32)
-    log_scale, shift, cost_shift = (jax.random.normal(keys[4], (3,))
-                                    * jnp.array([settings.warp, settings.warp, settings.cost_shift]))
-    y_CT = jnp.exp(has_context * log_scale) * y_CT + has_context * shift
-    rate_CT = rate_CT + has_context * cost_shift
-    num_Z = task_Z.shape[0] - transforms.NUM_METRICS  # the metric is always told
-    noise_Z = settings.task_noise * jax.random.normal(keys[5], (num_Z,))
-    is_told = jax.random.bernoulli(keys[6], 1.0 - settings.task_dropout)
-    task_Z = jnp.concatenate([jnp.where(is_told, task_Z[:num_Z] + noise_Z, 0.0), task_Z[num_Z:]])
-    return Episode(tables.config_WCE[w, row_C], curves.Curves(y_CT, rate_CT, length_C), y_CT, rate_CT,
-                   tables.has_rate_WCT[w, row_C], measured_C, task_Z)
+    is_seen_CT = observed(state_key, y_CT[:, -1], measured_C, num_T, settings)
+    config_CE = tables.config_WCE[w, row_C]
+    y_CT, rate_CT, task_Z = _perturb(change_key, config_CE, y_CT, rate_CT, task_Z, jnp.any(is_seen_CT), settings)
+    shown = curves.Curves(y_CT, rate_CT, is_seen_CT)
+    return Episode(config_CE, shown, y_CT, rate_CT, tables.has_rate_WCT[w, row_C], measured_C, task_Z)
 
 
-def observed_lengths(key: jax.Array, y_C: jax.Array, measured_C: jax.Array, num_T: int, settings: EpisodeSettings,
-                     num_points: jax.Array | None = None) -> jax.Array:
-    """Draws how far each run was advanced: few or many runs, evenly or a few of them deeply, at random or the good ones.
+def _choose_tasks(key, tables: Tables, log_weight_W: jax.Array, settings: EpisodeSettings):
+    """Draws a task, another one of the same metric, and the share of the other one, often 0."""
+    task_key, share_key = jax.random.split(key)
+    noise_SW = jax.random.gumbel(task_key, (2, len(log_weight_W)))
+    w = jnp.argmax(log_weight_W + noise_SW[0])
+    metric_W = jnp.argmax(tables.task_WZ[:, -transforms.NUM_METRICS :], axis=1)
+    other = jnp.argmax(jnp.where(metric_W == metric_W[w], log_weight_W, -jnp.inf) + noise_SW[1])
+    uniform_S = jax.random.uniform(share_key, (2,))
+    return w, other, jnp.where(uniform_S[0] < settings.mixup, 0.5 * uniform_S[1], 0.0)
+
+
+def _perturb(key, config_CE, y_CT, rate_CT, task_Z, has_context, settings: EpisodeSettings):
+    """Makes a task like none of the tables; without a context only where that cannot blur what is known before it."""
+    scalar_key, task_key, function_key = jax.random.split(key, 3)
+    scale, shift, cost_shift, bend, untold = jnp.where(
+        jnp.array([True] * 4 + [False]) & ~has_context, 0.0, jax.random.normal(scalar_key, (5,)))
+    y_CT = jnp.exp(settings.warp * scale) * y_CT + settings.warp * shift
+    if settings.bend > 0.0:
+        num_E = config_CE.shape[1]
+        random_FE = jax.random.normal(function_key, (num_E + 2, 16))
+        wave_CF = jnp.cos(config_CE @ random_FE[:num_E] * 1.0 + 6.0 * random_FE[num_E][None, :])
+        function_C = wave_CF @ random_FE[num_E + 1] / 4.0
+        spread = jnp.std(y_CT[:, -1])
+        progress_T = jnp.linspace(0.0, 1.0, y_CT.shape[1])
+        y_CT = y_CT + (settings.bend * bend * spread) * function_C[:, None] * progress_T[None, :]
+    rate_CT = rate_CT + settings.cost_shift * cost_shift
+    num_Z = len(task_Z) - transforms.NUM_METRICS  # the metric is always told
+    noise_Z = settings.task_noise * jax.random.normal(task_key, (num_Z,))
+    is_told = jax.scipy.special.ndtr(untold) > settings.task_dropout
+    return y_CT, rate_CT, jnp.concatenate([jnp.where(is_told, task_Z[:num_Z] + noise_Z, 0.0), task_Z[num_Z:]])
+
+
+def observed(
+    key: jax.Array,
+    y_C: jax.Array,
+    measured_C: jax.Array,
+    num_T: int,
+    settings: EpisodeSettings,
+    num_points: jax.Array | None = None,
+) -> jax.Array:
+    """Draws what a search has seen: few or many runs, evenly or a few of them deeply, at random or the good ones.
+
+    In half of the states every grid point of an advanced run was measured, in the others some; its last one always.
 
     Args:
       key: randomness.
@@ -133,29 +171,35 @@ def observed_lengths(key: jax.Array, y_C: jax.Array, measured_C: jax.Array, num_
       measured_C: the most that can be shown of each run.
       num_T: grid points of a full run.
       settings: shares of the shapes.
-      num_points: observed points in all; default none with probability `empty`, else log-uniform up to half of all.
+      num_points: grid points that runs advanced over, in all; default none with probability `empty`, else log-uniform up to
+        half of all.
 
     Returns:
-      int32 [C], 0 ... measured.
+      bool [C, T].
     """
-    keys = jax.random.split(key, 6)
+    scalar_key, run_key, gap_key = jax.random.split(key, 3)
+    amount, empty, breadth, biased, bias, unevenness, gappy, kept = jax.random.uniform(scalar_key, (8,))
+    order_C, depth_C = jax.random.gumbel(run_key, (2, len(y_C)))
     num_runs = jnp.maximum(jnp.sum(measured_C > 0), 1).astype(jnp.float32)
     if num_points is None:
         all_points = jnp.maximum(jnp.sum(measured_C), 2).astype(jnp.float32)
-        drawn = jnp.exp(jax.random.uniform(keys[0], ()) * jnp.log(0.5 * all_points))
-        num_points = jnp.where(jax.random.bernoulli(keys[1], settings.empty), 0.0, drawn)
+        num_points = jnp.where(empty < settings.empty, 0.0, (0.5 * all_points) ** amount)
+
+    # Between as few runs as can hold the points and as many as there are points.
     fewest = jnp.clip(num_points / num_T, 1.0, num_runs)
     most = jnp.clip(num_points, fewest, num_runs)
-    num_started = fewest * (most / fewest) ** jax.random.uniform(keys[2], ())
-    bias = jnp.where(jax.random.bernoulli(keys[3], settings.biased), 3.0, 0.0) * jax.random.uniform(keys[4], ())
-    goodness_C = (jnp.mean(y_C) - y_C) / (jnp.std(y_C) + 1e-3)
-    score_C = jax.random.gumbel(keys[5], (len(y_C),)) + bias * goodness_C
-    score_C = jnp.where(measured_C > 0, score_C, -jnp.inf)
+    num_started = jnp.round(fewest * (most / fewest) ** breadth)
+    bias = jnp.where(biased < settings.biased, 3.0 * bias, 0.0)
+    goodness_C = bias * (jnp.mean(y_C) - y_C) / (jnp.std(y_C) + 1e-3)
+    score_C = jnp.where(measured_C > 0, order_C + goodness_C, -jnp.inf)
     rank_C = jnp.sum(score_C[None, :] > score_C[:, None], axis=1)
-    is_started_C = (rank_C < jnp.round(num_started).astype(jnp.int32)) & (measured_C > 0) & (num_points > 0)
-    depth_key, even_key = jax.random.split(keys[0])
-    unevenness = 2.0 * jax.random.uniform(even_key, ())
-    share_C = jax.nn.softmax(jnp.where(is_started_C, bias * goodness_C + unevenness
-                                       * jax.random.gumbel(depth_key, (len(y_C),)), -jnp.inf))
-    extra_C = jnp.round(jnp.maximum(num_points - num_started, 0.0) * jnp.nan_to_num(share_C)).astype(jnp.int32)
-    return jnp.where(is_started_C, jnp.minimum(1 + extra_C, measured_C), 0)
+    is_started_C = (rank_C < num_started.astype(jnp.int32)) & (measured_C > 0) & (num_points > 0)
+
+    weight_C = jnp.where(is_started_C, jnp.exp(jnp.clip(goodness_C + 2.0 * unevenness * depth_C, -20.0, 20.0)), 0.0)
+    share_C = weight_C / jnp.maximum(jnp.sum(weight_C), 1e-9)
+    extra_C = jnp.round(jnp.maximum(num_points - num_started, 0.0) * share_C).astype(jnp.int32)
+    length_C = jnp.where(is_started_C, jnp.minimum(1 + extra_C, measured_C), 0)
+
+    is_kept_CT = jax.random.uniform(gap_key, (len(y_C), num_T)) < jnp.where(gappy < 0.5, 1.0, kept)
+    behind_CT = length_C[:, None] - 1 - jnp.arange(num_T)[None, :]
+    return ((behind_CT > 0) & is_kept_CT) | (behind_CT == 0)

@@ -13,8 +13,13 @@ from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
 
 
-def evaluate(surrogate: Surrogate, tables: Sequence[TaskTable], num_points: Sequence[int] = (0, 50, 200),
-             num_draws: int = 4, seed: int = 0) -> list[dict[str, float]]:
+def evaluate(
+    surrogate: Surrogate,
+    tables: Sequence[TaskTable],
+    num_points: Sequence[int] = (0, 50, 200),
+    num_draws: int = 4,
+    seed: int = 0,
+) -> list[dict[str, float]]:
     """Scores predictions of everything that a freeze-thaw search has not observed yet.
 
     Args:
@@ -31,8 +36,11 @@ def evaluate(surrogate: Surrogate, tables: Sequence[TaskTable], num_points: Sequ
     """
     rows = []
     for points in num_points:
-        scores = [_score(surrogate, table, points, seed + 1000 * w + draw)
-                  for w, table in enumerate(tables) for draw in range(num_draws)]
+        scores = [
+            _score(surrogate, table, points, seed + 1000 * w + draw)
+            for w, table in enumerate(tables)
+            for draw in range(num_draws)
+        ]
         mean = {name: float(np.nanmean([score[name] for score in scores])) for name in scores[0]}
         rows.append({'num_points': points, **mean})
     return rows
@@ -42,18 +50,32 @@ def hide(table: TaskTable, num_points: int, seed: int) -> tuple[np.ndarray, np.n
     """Returns values and costs [C, T] as a search would know them after `num_points` observations; NaN: hidden."""
     y_CT = transforms.transform(table.values_CT, table.metric, table.reference_value)
     num_T = len(table.fractions_T)
-    length_C = np.asarray(episodes.observed_lengths(
-        jax.random.key(seed), episodes.forward_fill(y_CT)[:, -1], episodes.lengths(y_CT), num_T, episodes.EpisodeSettings(),
-        jnp.float32(num_points)))
-    is_shown_CT = np.arange(num_T)[None, :] < length_C[:, None]
+    is_shown_CT = np.asarray(
+        episodes.observed(
+            jax.random.key(seed),
+            episodes.forward_fill(y_CT)[:, -1],
+            episodes.lengths(y_CT),
+            num_T,
+            episodes.EpisodeSettings(),
+            jnp.float32(num_points),
+        )
+    )
     return np.where(is_shown_CT, table.values_CT, np.nan), np.where(is_shown_CT, table.costs_CT, np.nan)
 
 
 def ask(surrogate: Surrogate, table: TaskTable, values_CT: np.ndarray, costs_CT: np.ndarray) -> Prediction:
     """Predicts a table's runs from what is observed of them."""
     return surrogate.predict(
-        table.meta_features, table.configurations, values_CT, costs_CT, metric=table.metric, max_examples=table.max_examples,
-        reference_value=table.reference_value, reference_seconds=table.reference_seconds, fractions_T=table.fractions_T)
+        table.meta_features,
+        table.configurations,
+        values_CT,
+        costs_CT,
+        metric=table.metric,
+        max_examples=table.max_examples,
+        reference_value=table.reference_value,
+        reference_seconds=table.reference_seconds,
+        fractions_T=table.fractions_T,
+    )
 
 
 def _score(surrogate: Surrogate, table: TaskTable, num_points: int, seed: int) -> dict[str, float]:
@@ -70,8 +92,9 @@ def _score(surrogate: Surrogate, table: TaskTable, num_points: int, seed: int) -
     cost_z_CT = cost_error_CT[has_cost_CT] / prediction.cost_log_sd_CT[has_cost_CT]
     return {
         'log_likelihood': float(np.mean(prediction.log_density_CT(table.values_CT)[is_target_CT])),
-        'mse': float(np.mean((mean_CT - y_CT)[is_target_CT]**2)),
+        'mse': float(np.mean((mean_CT - y_CT)[is_target_CT] ** 2)),
         'spearman': float(spearmanr(mean_CT[is_final_C, -1], y_CT[is_final_C, -1])[0]),
         'coverage_80': float(np.mean(np.abs(below_CT[is_target_CT] - 0.5) <= 0.4)),
         'cost_error': float(np.median(np.abs(cost_error_CT[has_cost_CT]))),
-        'cost_coverage_80': float(np.mean(np.abs(cost_z_CT) <= 1.2816))}
+        'cost_coverage_80': float(np.mean(np.abs(cost_z_CT) <= 1.2816)),
+    }

@@ -73,8 +73,7 @@ class Prediction:
             first_CT += node_weight * np.sum(weight * values, axis=2)
             second_CT += node_weight * np.sum(weight * values**2, axis=2)
         sd_CT = np.sqrt(np.maximum(second_CT - first_CT**2, 0.0))
-        return (self._unless_observed(first_CT, self.observed_CT),
-                self._unless_observed(sd_CT, np.zeros_like(sd_CT)))
+        return (self._unless_observed(first_CT, self.observed_CT), self._unless_observed(sd_CT, np.zeros_like(sd_CT)))
 
     @functools.cached_property
     def _observed_y_CT(self) -> np.ndarray:

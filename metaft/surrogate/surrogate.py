@@ -51,8 +51,13 @@ class Surrogate:
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         safetensors.numpy.save_file(_flatten(self.params), directory / 'members.safetensors')
-        record = {'format': FORMAT, 'architecture': dataclasses.asdict(self.architecture), 'encoding': self.encoding.to_json(),
-                  'calibration': dataclasses.asdict(self.calibration), 'provenance': dict(self.provenance)}
+        record = {
+            'format': FORMAT,
+            'architecture': dataclasses.asdict(self.architecture),
+            'encoding': self.encoding.to_json(),
+            'calibration': dataclasses.asdict(self.calibration),
+            'provenance': dict(self.provenance),
+        }
         (directory / 'surrogate.json').write_text(json.dumps(record, indent=1) + '\n')
 
     @classmethod
@@ -63,13 +68,22 @@ class Surrogate:
             record = json.loads((directory / 'surrogate.json').read_text())
             arrays = safetensors.numpy.load_file(directory / 'members.safetensors')
         except (OSError, ValueError, safetensors.SafetensorError) as error:
-            raise ModelError(f'{directory} holds no surrogate ({error}); make one with experiments.train_surrogate') from error
+            raise ModelError(
+                f'{directory} holds no surrogate ({error}); make one with experiments.train_surrogate'
+            ) from error
         if record.get('format') != FORMAT:
-            raise ModelError(f'{directory} has format {record.get("format")!r}, this metaft reads {FORMAT}; train it again')
+            raise ModelError(
+                f'{directory} has format {record.get("format")!r}, this metaft reads {FORMAT}; train it again'
+            )
         architecture = deep_set.Architecture(**record['architecture'])
         calibration = Calibration(**{name: tuple(v) for name, v in record['calibration'].items()})
-        return cls(architecture, Encoding.from_json(record['encoding']), _unflatten(architecture, arrays, directory),
-                   calibration, record['provenance'])
+        return cls(
+            architecture,
+            Encoding.from_json(record['encoding']),
+            _unflatten(architecture, arrays, directory),
+            calibration,
+            record['provenance'],
+        )
 
     def encode(self, configurations: Configurations) -> np.ndarray:
         """Encodes configurations once for many predictions, float32 [C, E]."""
@@ -79,9 +93,19 @@ class Surrogate:
         """Says how far a task and configurations lie outside of what the surrogate has seen."""
         return self.encoding.coverage(meta_features, configurations)
 
-    def predict(self, meta_features: Mapping[str, float], configurations: Configurations | np.ndarray, values_CT: np.ndarray,
-                costs_CT: np.ndarray, *, metric: str, reference_value: float, reference_seconds: float,
-                fractions_T: np.ndarray, max_examples: float = 1.0) -> Prediction:
+    def predict(
+        self,
+        meta_features: Mapping[str, float],
+        configurations: Configurations | np.ndarray,
+        values_CT: np.ndarray,
+        costs_CT: np.ndarray,
+        *,
+        metric: str,
+        reference_value: float,
+        reference_seconds: float,
+        fractions_T: np.ndarray,
+        max_examples: float = 1.0,
+    ) -> Prediction:
         """Predicts every configuration at every budget, given what has been observed of the task.
 
         Args:
@@ -99,30 +123,44 @@ class Surrogate:
         values_CT = _carry_divergence(np.asarray(values_CT, np.float64))
         num_C, num_T = values_CT.shape
         if len(config_CE) != num_C or costs_CT.shape != values_CT.shape or len(fractions_T) != num_T:
-            raise ValueError(f'{len(config_CE)} configurations, values {values_CT.shape}, costs {costs_CT.shape} and '
-                             f'{len(fractions_T)} fractions do not fit; wanted [C, T] twice')
+            raise ValueError(
+                f'{len(config_CE)} configurations, values {values_CT.shape}, costs {costs_CT.shape} and '
+                f'{len(fractions_T)} fractions do not fit; wanted [C, T] twice'
+            )
         unit_seconds = reference_seconds * max_examples
         y_CT = transforms.transform(values_CT, metric, reference_value)
         rate_CT = transforms.log_rates(costs_CT, fractions_T, unit_seconds)
         rate_CT = (rate_CT - self.encoding.cost_center) / self.encoding.cost_scale
-        length_C = episodes.lengths(y_CT)
+        last_C = episodes.lengths(y_CT) - 1
 
-        pad = lambda x: np.pad(x, [(0, _query_size(num_C) - num_C)] + [(0, 0)] * (x.ndim - 1))  # noqa: E731
-        shown = curves.Curves(pad(episodes.forward_fill(y_CT)), pad(episodes.forward_fill(rate_CT)), pad(length_C))
+        pad = lambda x: np.pad(x, [(0, _query_size(num_C) - num_C)] + [(0, 0)] * (x.ndim - 1))
+        shown = curves.Curves(pad(np.nan_to_num(y_CT)), pad(episodes.forward_fill(rate_CT)), pad(~np.isnan(y_CT)))
         predict = _predictor(self.architecture, tuple(map(float, fractions_T)))
         mixture, rate_mean_CT, rate_sd_CT = predict(
-            self.params, pad(config_CE), shown, _context_rows(length_C, y_CT), self.encoding.task(meta_features, metric),
-            np.array([self.calibration.value, self.calibration.cost], np.float32))
+            self.params,
+            pad(config_CE),
+            shown,
+            _context_rows(last_C, y_CT),
+            self.encoding.task(meta_features, metric),
+            np.array([self.calibration.value, self.calibration.cost], np.float32),
+        )
         mixture = jax.tree.map(lambda x: x[:num_C], mixture)
 
-        log_cost_CT = self.encoding.cost_center + self.encoding.cost_scale * np.asarray(rate_mean_CT[:num_C], np.float64)
+        log_cost_CT = self.encoding.cost_center + self.encoding.cost_scale * np.asarray(
+            rate_mean_CT[:num_C], np.float64
+        )
         log_sd_CT = self.encoding.cost_scale * np.asarray(rate_sd_CT[:num_C], np.float64)
         cost_CT = np.exp(log_cost_CT + 0.5 * log_sd_CT**2) * np.asarray(fractions_T)[None, :] * unit_seconds
         cost_CT = np.maximum.accumulate(np.where(np.isnan(costs_CT), cost_CT, costs_CT), axis=1)
         return Prediction(
-            metric=metric, reference_value=float(reference_value), fractions_T=np.asarray(fractions_T), mixture=mixture,
-            observed_CT=values_CT, cost_seconds_CT=np.where(np.isnan(costs_CT), cost_CT, costs_CT),
-            cost_log_sd_CT=np.where(np.isnan(costs_CT), log_sd_CT, 0.0))
+            metric=metric,
+            reference_value=float(reference_value),
+            fractions_T=np.asarray(fractions_T),
+            mixture=mixture,
+            observed_CT=values_CT,
+            cost_seconds_CT=np.where(np.isnan(costs_CT), cost_CT, costs_CT),
+            cost_log_sd_CT=np.where(np.isnan(costs_CT), log_sd_CT, 0.0),
+        )
 
 
 @functools.cache
@@ -134,15 +172,20 @@ def _predictor(architecture: deep_set.Architecture, fractions: tuple[float, ...]
     @jax.jit
     def predict(params, config_CE, shown, context_rows_O, task_Z, calibration):
         rows_C = jnp.arange(len(config_CE))
-        context, query = deep_set.observe(config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool))
+        context, query = deep_set.observe(
+            config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool)
+        )
         log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(fractions_T, jnp.float32))[None, :], shown.y_CT.shape)
-        member = lambda p: nnx.merge(graph, p)(context, query, task_Z, log_budget_CT)  # noqa: E731
+        member = lambda p: nnx.merge(graph, p)(context, query, task_Z, log_budget_CT)
         output = jax.vmap(member)(params)
 
         value_scale_C, cost_scale_C = scales(calibration, query.has_curve_C, jnp.sum(context.row_O >= 0))
-        merge = lambda x_JCTG: jnp.moveaxis(x_JCTG, 0, 2).reshape(*x_JCTG.shape[1:3], -1)  # noqa: E731
-        mixture = Mixture(merge(output.value.log_weight) - np.log(len(output.rate_mean_CT)), merge(output.value.mean),
-                          merge(output.value.sd) * value_scale_C[:, None, None])
+        merge = lambda x_JCTG: jnp.moveaxis(x_JCTG, 0, 2).reshape(*x_JCTG.shape[1:3], -1)
+        mixture = Mixture(
+            merge(output.value.log_weight) - np.log(len(output.rate_mean_CT)),
+            merge(output.value.mean),
+            merge(output.value.sd) * value_scale_C[:, None, None],
+        )
         variance_CT = jnp.mean(output.rate_sd_CT**2, axis=0) + jnp.var(output.rate_mean_CT, axis=0)
         return mixture, jnp.mean(output.rate_mean_CT, axis=0), jnp.sqrt(variance_CT) * cost_scale_C[:, None]
 
@@ -151,15 +194,15 @@ def _predictor(architecture: deep_set.Architecture, fractions: tuple[float, ...]
 
 def scales(calibration: jax.Array, has_curve_C: jax.Array, num_runs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the factors of the standard deviations of value and cost for each query, see `Calibration`."""
-    factor = lambda c: jnp.exp(c[0] + c[1] * has_curve_C + c[2] * jnp.log1p(num_runs.astype(jnp.float32)) / 4.0)  # noqa: E731
+    factor = lambda c: jnp.exp(c[0] + c[1] * has_curve_C + c[2] * jnp.log1p(num_runs.astype(jnp.float32)) / 4.0)
     return factor(calibration[0]), factor(calibration[1])
 
 
-def _context_rows(length_C: np.ndarray, y_CT: np.ndarray) -> np.ndarray:
+def _context_rows(last_C: np.ndarray, y_CT: np.ndarray) -> np.ndarray:
     """Returns the observed rows, padded with -1; of too many those that were advanced farthest, then the best."""
-    rows = np.flatnonzero(length_C)
-    last_y = y_CT[rows, length_C[rows] - 1]
-    rows = rows[np.lexsort((last_y, -length_C[rows]))][:_CONTEXT_SIZES[-1]]
+    rows = np.flatnonzero(last_C >= 0)
+    last_y = y_CT[rows, last_C[rows]]
+    rows = rows[np.lexsort((last_y, -last_C[rows]))][: _CONTEXT_SIZES[-1]]
     size = next(size for size in _CONTEXT_SIZES if len(rows) <= size)
     return np.pad(np.sort(rows), (0, size - len(rows)), constant_values=-1).astype(np.int32)
 
@@ -177,10 +220,15 @@ def _flatten(params: training.Params) -> dict[str, np.ndarray]:
     return {'.'.join(map(str, path)): np.asarray(value[...]) for path, value in nnx.to_flat_state(params)}
 
 
-def _unflatten(architecture: deep_set.Architecture, arrays: Mapping[str, np.ndarray], directory: pathlib.Path) -> training.Params:
+def _unflatten(
+    architecture: deep_set.Architecture, arrays: Mapping[str, np.ndarray], directory: pathlib.Path
+) -> training.Params:
     shapes = nnx.eval_shape(lambda: nnx.state(deep_set.DeepSet(architecture, nnx.Rngs(0)), nnx.Param))
     flat = dict(nnx.to_flat_state(shapes))
     names = {'.'.join(map(str, path)): path for path in flat}
-    if set(names) != set(arrays):
-        raise ModelError(f'{directory} and its sizes disagree on {sorted(set(names) ^ set(arrays))}; train it again')
+    wanted = {name: flat[path].shape for name, path in names.items()}
+    found = {name: array.shape[1:] for name, array in arrays.items()}  # members stacked
+    if wanted != found:
+        odd = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        raise ModelError(f'{directory}: the tensors {", ".join(odd)} do not fit its sizes; train it again')
     return nnx.from_flat_state({path: flat[path].replace(jnp.asarray(arrays[name])) for name, path in names.items()})

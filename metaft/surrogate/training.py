@@ -15,9 +15,11 @@ import numpy as np
 import optax
 from flax import nnx
 
-from metaft.surrogate import curves, deep_set, episodes, likelihood
+from metaft.surrogate import deep_set, episodes, likelihood
 
 Params = Any  # the network's parameters, a pytree
+
+_VALIDATION_EPISODES = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +52,22 @@ def build(architecture: deep_set.Architecture) -> nnx.GraphDef:
 
 def initialise(architecture: deep_set.Architecture, seed: int, num_members: int) -> Params:
     """Draws parameters of `num_members` networks, stacked along a first axis."""
-    make = lambda key: nnx.state(deep_set.DeepSet(architecture, nnx.Rngs(key)), nnx.Param)  # noqa: E731
+    make = lambda key: nnx.state(deep_set.DeepSet(architecture, nnx.Rngs(key)), nnx.Param)
     return jax.jit(jax.vmap(make))(jax.random.split(_key(seed), num_members))
 
 
-def fit(architecture: deep_set.Architecture, tables: episodes.Tables, fractions_T: np.ndarray, settings: TrainingSettings,
-        episode_settings: episodes.EpisodeSettings, weight_MW: np.ndarray, seed: int,
-        progress: Callable[[int, float, Params], None] | None = None, steps_per_call: int = 100) -> Params:
+def fit(
+    architecture: deep_set.Architecture,
+    tables: episodes.Tables,
+    fractions_T: np.ndarray,
+    settings: TrainingSettings,
+    episode_settings: episodes.EpisodeSettings,
+    weight_MW: np.ndarray,
+    seed: int,
+    progress: Callable[[int, float, Params], None] | None = None,
+    steps_per_call: int = 100,
+    stop_after: int | None = None,
+) -> Params:
     """Trains an ensemble.
 
     Args:
@@ -69,21 +80,28 @@ def fit(architecture: deep_set.Architecture, tables: episodes.Tables, fractions_
       seed: of parameters and episodes.
       progress: called after every `steps_per_call` steps with the step, the mean loss and the averaged parameters.
       steps_per_call: compiled into one program.
+      stop_after: ends early, on the schedule of `settings.steps`.
 
     Returns:
       The averaged parameters, members stacked.
     """
     graph = build(architecture)
     schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(settings.max_gradient_norm),
-                            optax.adamw(schedule, weight_decay=settings.weight_decay))
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(settings.max_gradient_norm), optax.adamw(schedule, weight_decay=settings.weight_decay)
+    )
     log_weight_MW = jnp.log(jnp.asarray(weight_MW, jnp.float32))
 
     def step(state: State, key: jax.Array, log_weight_W: jax.Array, tables: episodes.Tables) -> tuple[State, jax.Array]:
         def batch_loss(params):
             keys = jax.random.split(key, settings.batch_size)
-            return jnp.mean(jax.vmap(lambda k: episode_loss(
-                nnx.merge(graph, params), k, tables, log_weight_W, fractions_T, settings, episode_settings))(keys))
+            return jnp.mean(
+                jax.vmap(
+                    lambda k: episode_loss(
+                        nnx.merge(graph, params), k, tables, log_weight_W, fractions_T, settings, episode_settings
+                    )
+                )(keys)
+            )
 
         loss, gradient = jax.value_and_grad(batch_loss)(state.params)
         with jax.numpy_dtype_promotion('standard'):  # optax raises a float to an integer step count
@@ -94,15 +112,19 @@ def fit(architecture: deep_set.Architecture, tables: episodes.Tables, fractions_
     @functools.partial(jax.jit, donate_argnums=0)
     def advance(state: State, keys: jax.Array, tables: episodes.Tables) -> tuple[State, jax.Array]:
         def body(state, key):
-            return jax.vmap(step, in_axes=(0, 0, 0, None))(state, jax.random.split(key, len(weight_MW)), log_weight_MW, tables)
+            return jax.vmap(step, in_axes=(0, 0, 0, None))(
+                state, jax.random.split(key, len(weight_MW)), log_weight_MW, tables
+            )
+
         state, losses = jax.lax.scan(body, state, keys)
         return state, jnp.mean(losses)
 
     params = initialise(architecture, seed, len(weight_MW))
     state = State(params, jax.tree.map(jnp.copy, params), jax.vmap(optimizer.init)(params))
     key = _key(seed + 1)
-    for done in range(0, settings.steps, steps_per_call):
-        num = min(steps_per_call, settings.steps - done)
+    last = settings.steps if stop_after is None else min(stop_after, settings.steps)
+    for done in range(0, last, steps_per_call):
+        num = min(steps_per_call, last - done)
         key, part = jax.random.split(key)
         state, loss = advance(state, jax.random.split(part, num), tables)
         if progress is not None:
@@ -110,8 +132,40 @@ def fit(architecture: deep_set.Architecture, tables: episodes.Tables, fractions_
     return state.average
 
 
-def episode_loss(network: deep_set.DeepSet, key: jax.Array, tables: episodes.Tables, log_weight_W: jax.Array,
-                 fractions_T: np.ndarray, settings: TrainingSettings, episode_settings: episodes.EpisodeSettings) -> jax.Array:
+def validator(
+    architecture: deep_set.Architecture,
+    tables: episodes.Tables,
+    fractions_T: np.ndarray,
+    settings: TrainingSettings,
+    weight_MW: np.ndarray,
+    seed: int,
+) -> Callable[[Params], float]:
+    """Returns a function from stacked parameters to their mean loss on fixed episodes of the tasks with weight."""
+    graph = build(architecture)
+    plain = episodes.EpisodeSettings(mixup=0.0, warp=0.0, cost_shift=0.0, task_dropout=0.0, task_noise=0.0)
+    keys = jax.random.split(_key(seed + 2), _VALIDATION_EPISODES)
+
+    @jax.jit
+    def validate(params, tables):
+        def member(params, log_weight_W):
+            network = nnx.merge(graph, params)
+            loss = lambda key: episode_loss(network, key, tables, log_weight_W, fractions_T, settings, plain)
+            return jnp.mean(jax.lax.map(loss, keys, batch_size=settings.batch_size))
+
+        return jnp.mean(jax.vmap(member)(params, jnp.log(jnp.asarray(weight_MW, jnp.float32))))
+
+    return lambda params: float(validate(params, tables))
+
+
+def episode_loss(
+    network: deep_set.DeepSet,
+    key: jax.Array,
+    tables: episodes.Tables,
+    log_weight_W: jax.Array,
+    fractions_T: np.ndarray,
+    settings: TrainingSettings,
+    episode_settings: episodes.EpisodeSettings,
+) -> jax.Array:
     """Draws an episode and returns its loss."""
     episode_key, own_key, budget_key = jax.random.split(key, 3)
     episode = episodes.draw(episode_key, tables, log_weight_W, episode_settings)
@@ -122,7 +176,7 @@ def episode_loss(network: deep_set.DeepSet, key: jax.Array, tables: episodes.Tab
 
     # Budgets between what is shown of a run and what was measured of it, the last one always.
     measured_C = episode.measured_C[:num_Q]
-    shown_C = jnp.where(is_own_shown_C, episode.shown.length_C[:num_Q], 0)
+    shown_C = jnp.where(is_own_shown_C, episode.shown.last_C[:num_Q] + 1, 0)
     is_open_C = (shown_C < measured_C).astype(jnp.float32)
     position_CT = jax.random.uniform(budget_key, (num_Q, settings.num_budgets)).at[:, -1].set(1.0)
     remaining_CT = (measured_C - shown_C)[:, None].astype(jnp.float32)
@@ -135,11 +189,13 @@ def episode_loss(network: deep_set.DeepSet, key: jax.Array, tables: episodes.Tab
 
     output = network(context, query, episode.task_Z, log_T[index_CT])
     value_nll = -likelihood.log_density(output.value, y_CT)
-    cost_nll = 0.5 * ((rate_CT - output.rate_mean_CT) / output.rate_sd_CT)**2 + jnp.log(output.rate_sd_CT)
+    cost_nll = 0.5 * ((rate_CT - output.rate_mean_CT) / output.rate_sd_CT) ** 2 + jnp.log(output.rate_sd_CT)
     final_C = likelihood.mean(output.value)[:, -1]
-    return (_mean(value_nll, jnp.broadcast_to(is_open_C[:, None], value_nll.shape))
-            + settings.rank_weight * rank_loss(final_C, y_CT[:, -1], is_open_C)
-            + settings.cost_weight * _mean(cost_nll, has_rate_CT))
+    return (
+        _mean(value_nll, jnp.broadcast_to(is_open_C[:, None], value_nll.shape))
+        + settings.rank_weight * rank_loss(final_C, y_CT[:, -1], is_open_C)
+        + settings.cost_weight * _mean(cost_nll, has_rate_CT)
+    )
 
 
 def rank_loss(predicted_C: jax.Array, y_C: jax.Array, weight_C: jax.Array) -> jax.Array:
@@ -148,7 +204,7 @@ def rank_loss(predicted_C: jax.Array, y_C: jax.Array, weight_C: jax.Array) -> ja
     log(1 + exp(-(predicted_j - predicted_i) / (spread / 4))) where y_i < y_j.
     """
     mean = _mean(y_C, weight_C)
-    spread = jnp.sqrt(_mean((y_C - mean)**2, weight_C)) + 0.02
+    spread = jnp.sqrt(_mean((y_C - mean) ** 2, weight_C)) + 0.02
     better_CC = jnp.where(y_C[:, None] < y_C[None, :] - 0.02 * spread, weight_C[:, None] * weight_C[None, :], 0.0)
     is_top_C = jnp.sum(better_CC, axis=0) < 0.25 * jnp.sum(weight_C)
     weight_CC = better_CC * jnp.where(is_top_C, 2.0, 1.0)[:, None]

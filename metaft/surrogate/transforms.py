@@ -10,7 +10,9 @@ from scipy.special import expit, logit
 
 from metaft.errors import InputError
 
-LOSS_OFFSET_NATS = 0.02  # below this a loss is as good as nothing: a run with .001 is not ten times better than one with .01
+LOSS_OFFSET_NATS = (
+    0.02  # below this a loss is as good as nothing: a run with .001 is not ten times better than one with .01
+)
 SHARE_MARGIN = 0.01  # 0 and 1 are finite; about the resolution of a validation set of 100
 WORST = {'loss': 0.75, 'exact_match': 2.5}  # transformed; e^1.5 = 4.5 times the base's loss, beyond any share
 NUM_METRICS = len(WORST)

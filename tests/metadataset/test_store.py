@@ -17,10 +17,26 @@ from metaft.metadataset import records, store
 
 def measurement(**changes) -> records.Measurement:
     fields = dict(
-        run_id='r0', task='t', dataset='d', base_model='b', seed=0, status='running', budget_steps=4, budget_examples=64,
-        train_loss=1.5, validation_loss=2.0, validation_exact_match=0.25, cost_seconds=0.5, cost_flops=1e9,
-        cost_tokens=640, group='g', slot=0, host='h', versions={'jax': '0.10.2'},
-        configuration={'method': 'full', 'learning_rate': 1e-3, 'batch_size': 16, 'rank': None})
+        run_id='r0',
+        task='t',
+        dataset='d',
+        base_model='b',
+        seed=0,
+        status='running',
+        budget_steps=4,
+        budget_examples=64,
+        train_loss=1.5,
+        validation_loss=2.0,
+        validation_exact_match=0.25,
+        cost_seconds=0.5,
+        cost_flops=1e9,
+        cost_tokens=640,
+        group='g',
+        slot=0,
+        host='h',
+        versions={'jax': '0.10.2'},
+        configuration={'method': 'full', 'learning_rate': 1e-3, 'batch_size': 16, 'rank': None},
+    )
     return records.Measurement(**(fields | changes))
 
 
@@ -33,10 +49,17 @@ def test_a_row_gives_its_measurement_back(tmp_path):
     assert written[1].validation_loss is None
 
 
-@pytest.mark.parametrize(('changes', 'named'), [
-    ({'status': 'fine'}, 'status'), ({'run_id': ''}, 'run_id'), ({'validation_loss': float('nan')}, 'validation_loss'),
-    ({'validation_exact_match': 1.5}, 'validation_exact_match'), ({'cost_seconds': -1.0}, 'cost_seconds'),
-    ({'configuration': {'targets': ['a']}}, 'targets')])
+@pytest.mark.parametrize(
+    ('changes', 'named'),
+    [
+        ({'status': 'fine'}, 'status'),
+        ({'run_id': ''}, 'run_id'),
+        ({'validation_loss': float('nan')}, 'validation_loss'),
+        ({'validation_exact_match': 1.5}, 'validation_exact_match'),
+        ({'cost_seconds': -1.0}, 'cost_seconds'),
+        ({'configuration': {'targets': ['a']}}, 'targets'),
+    ],
+)
 def test_what_is_no_measurement_is_refused(changes, named):
     with pytest.raises(DataError, match=named):
         measurement(**changes)
@@ -65,18 +88,20 @@ def test_a_whole_row_that_is_no_measurement_is_named(tmp_path):
             store.read(other)
 
 
-_WRITER = '''
+_WRITER = """
 import sys
 from tests.metadataset.test_store import measurement
 from metaft.metadataset import store
 for step in range(int(sys.argv[3])):
     store.append(sys.argv[1], measurement(run_id=sys.argv[2], budget_steps=step))
     print(step, flush=True)
-'''
+"""
 
 
 def _writer(path, run_id, num):
-    return subprocess.Popen([sys.executable, '-c', _WRITER, str(path), run_id, str(num)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, '-c', _WRITER, str(path), run_id, str(num)], stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_what_a_killed_writer_reported_is_there_and_two_writers_do_not_mix(tmp_path):
@@ -90,7 +115,9 @@ def test_what_a_killed_writer_reported_is_there_and_two_writers_do_not_mix(tmp_p
     killed.wait()
     patient.stdout.close(), killed.stdout.close()
     log = store.read(path)
-    steps = {name: [row.budget_steps for row in log.measurements if row.run_id == name] for name in ('killed', 'patient')}
+    steps = {
+        name: [row.budget_steps for row in log.measurements if row.run_id == name] for name in ('killed', 'patient')
+    }
     assert steps['patient'] == list(range(50))
     assert steps['killed'] == list(range(len(steps['killed'])))
     assert len(steps['killed']) >= len(reported) + 1
@@ -135,9 +162,16 @@ def test_merging_keeps_the_later_of_two_rows_and_counts_the_torn(tmp_path):
 
 
 def test_a_task_is_written_and_read(tmp_path):
-    task = records.TaskRecord(task='t', dataset='d', base_model='b', max_examples=4096, reference_loss=3.0,
-                              reference_exact_match=0.1, reference_seconds=1e-3,
-                              meta_features={'log_num_examples': 5.0, 'entropy': None})
+    task = records.TaskRecord(
+        task='t',
+        dataset='d',
+        base_model='b',
+        max_examples=4096,
+        reference_loss=3.0,
+        reference_exact_match=0.1,
+        reference_seconds=1e-3,
+        meta_features={'log_num_examples': 5.0, 'entropy': None},
+    )
     store.write_task(tmp_path / 'meta_features.json', task)
     assert store.read_task(tmp_path / 'meta_features.json') == task
     with pytest.raises(DataError, match='reference_seconds'):

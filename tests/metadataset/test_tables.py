@@ -12,8 +12,16 @@ MAX_EXAMPLES = 1024
 
 
 def task_record(task='t', dataset='d', **meta_features):
-    return records.TaskRecord(task=task, dataset=dataset, base_model='b', max_examples=MAX_EXAMPLES, reference_loss=3.0,
-                              reference_exact_match=0.25, reference_seconds=1e-3, meta_features=meta_features)
+    return records.TaskRecord(
+        task=task,
+        dataset=dataset,
+        base_model='b',
+        max_examples=MAX_EXAMPLES,
+        reference_loss=3.0,
+        reference_exact_match=0.25,
+        reference_seconds=1e-3,
+        meta_features=meta_features,
+    )
 
 
 def run(run_id, batch_size, num, task='t', seed=0, diverges_at=None):
@@ -22,11 +30,20 @@ def run(run_id, batch_size, num, task='t', seed=0, diverges_at=None):
     rows = []
     for t in range(num):
         diverged = diverges_at is not None and t >= diverges_at
-        rows.append(measurement(
-            run_id=run_id, task=task, seed=seed, budget_steps=grid.steps_T[t], budget_examples=grid.examples_T[t],
-            status='diverged' if diverged else 'running', validation_loss=np.nan if diverged else 10.0 - t,
-            validation_exact_match=np.nan if diverged else t / 20, cost_seconds=float(t),
-            configuration={'method': 'lora', 'batch_size': batch_size, 'rank': 8 if run_id == 'a' else None}))
+        rows.append(
+            measurement(
+                run_id=run_id,
+                task=task,
+                seed=seed,
+                budget_steps=grid.steps_T[t],
+                budget_examples=grid.examples_T[t],
+                status='diverged' if diverged else 'running',
+                validation_loss=np.nan if diverged else 10.0 - t,
+                validation_exact_match=np.nan if diverged else t / 20,
+                cost_seconds=float(t),
+                configuration={'method': 'lora', 'batch_size': batch_size, 'rank': 8 if run_id == 'a' else None},
+            )
+        )
         if diverged:
             break
     return rows

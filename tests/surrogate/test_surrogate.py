@@ -1,0 +1,134 @@
+"""What a search relies on: observed is observed, a checkpoint is the surrogate, strange input is bearable."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from metaft.errors import ModelError
+from metaft.surrogate import deep_set, ensemble, evaluation, training
+from metaft.surrogate.surrogate import Calibration, Surrogate
+from tests.surrogate import family
+
+
+@pytest.fixture(scope='module')
+def surrogate():
+    encoding = ensemble.fit_encoding([family.task(index) for index in range(3)])
+    sizes = {'width': 16, 'trunk_width': 16, 'num_kernels': 2, 'kernel_size': 2, 'num_components': 2}
+    architecture = deep_set.Architecture(encoding.num_hyperparameters, encoding.num_task_features, **sizes)
+    params = jax.tree.map(np.asarray, training.initialise(architecture, seed=0, num_members=2))
+    return Surrogate(architecture, encoding, params, Calibration(value=(0.1, 0.2, 0.3)), {'seed': 0})
+
+
+@pytest.fixture(scope='module')
+def table():
+    return family.task(7)
+
+
+@pytest.fixture
+def observations(table):
+    values_CT, costs_CT = evaluation.hide(table, 30, seed=0)
+    values_CT[1, :4], costs_CT[1, :3] = [2.0, 2.1, np.inf, np.nan], [1.0, 2.0, 3.0]
+    return values_CT, costs_CT
+
+
+def test_predictions_at_observed_points_are_the_observations(surrogate, table, observations):
+    prediction = evaluation.ask(surrogate, table, *observations)
+    values_CT, costs_CT = observations
+    is_seen_CT = ~np.isnan(values_CT)
+    assert 0 < is_seen_CT.sum() < is_seen_CT.size
+    for found in (prediction.mean_CT, prediction.quantile_CT(0.1), prediction.quantile_CT(0.9)):
+        np.testing.assert_array_equal(found[is_seen_CT], values_CT[is_seen_CT])
+        assert np.isposinf(found[1, 2:]).all()  # diverged: from there on
+    np.testing.assert_array_equal(prediction.standard_deviation_CT[is_seen_CT], 0.0)
+    np.testing.assert_array_equal(prediction.cost_seconds_CT[~np.isnan(costs_CT)], costs_CT[~np.isnan(costs_CT)])
+    improvement_CT = prediction.expected_improvement_CT(1.0)
+    np.testing.assert_array_equal(improvement_CT[is_seen_CT] > 0, values_CT[is_seen_CT] < 1.0)
+    samples_QCT = prediction.sample_QCT(jax.random.key(0), 3)
+    assert (samples_QCT[:, is_seen_CT] == prediction.transform(values_CT)[is_seen_CT]).all()
+
+
+def test_predictions_are_proper(surrogate, table, observations):
+    prediction = evaluation.ask(surrogate, table, *observations)
+    is_open_CT = np.isnan(prediction.observed_CT)
+    low, middle, high = (prediction.quantile_CT(p)[is_open_CT] for p in (0.1, 0.5, 0.9))
+    assert (low <= middle).all() and (middle <= high).all()
+    assert (prediction.standard_deviation_CT[is_open_CT] > 0).all()
+    assert (prediction.expected_improvement_CT(1.0)[is_open_CT] >= 0).all()
+    assert (np.diff(np.delete(prediction.cost_seconds_CT, 1, axis=0)) >= 0).all()  # cumulative
+    mean_CT = prediction.mean_CT[is_open_CT]
+    assert (mean_CT > prediction.quantile_CT(0.001)[is_open_CT] - 1e-6).all() and np.isfinite(mean_CT).all()
+
+
+def test_the_order_of_configurations_does_not_matter(surrogate, table, observations):
+    order = np.random.default_rng(0).permutation(len(table.configurations))
+    values_CT, costs_CT = observations
+    wanted = evaluation.ask(surrogate, table, values_CT, costs_CT)
+    found = surrogate.predict(
+        table.meta_features,
+        surrogate.encode(table.configurations)[order],
+        values_CT[order],
+        costs_CT[order],
+        metric='loss',
+        reference_value=table.reference_value,
+        reference_seconds=table.reference_seconds,
+        fractions_T=table.fractions_T,
+        max_examples=table.max_examples,
+    )
+    np.testing.assert_allclose(found.mean_CT, wanted.mean_CT[order], rtol=1e-4)
+    np.testing.assert_allclose(found.cost_seconds_CT, wanted.cost_seconds_CT[order], rtol=1e-4)
+
+
+def test_costs_follow_the_machine_and_the_length_of_a_run(surrogate, table):
+    nothing_CT = np.full_like(table.values_CT, np.nan)
+    ask = lambda seconds, examples: surrogate.predict(
+        {}, table.configurations, nothing_CT, nothing_CT, metric='loss', reference_value=3.0, reference_seconds=seconds,
+        fractions_T=table.fractions_T, max_examples=examples).cost_seconds_CT  # fmt: skip
+    np.testing.assert_allclose(ask(2e-3, 4096), 2 * ask(1e-3, 4096), rtol=1e-6)
+    np.testing.assert_allclose(ask(1e-3, 1024), ask(1e-3, 4096) / 4, rtol=1e-6)
+
+
+def test_unknown_and_missing_entries_are_bearable(surrogate, table):
+    configurations = [{}, {'method': 'prompt', 'optimizer': 'sgd'}, {'learning_rate': 1e3, 'method': None}]
+    nothing_CT = np.full((3, len(table.fractions_T)), np.nan)
+    prediction = surrogate.predict(
+        {'unheard_of': 1.0}, configurations, nothing_CT, nothing_CT, metric='exact_match', reference_value=0.9,
+        reference_seconds=1e-3, fractions_T=table.fractions_T)  # fmt: skip
+    assert np.isfinite(prediction.mean_CT).all() and (prediction.mean_CT <= 1.0).all()
+    assert not surrogate.coverage({'size': 1e6}, configurations).is_inside
+
+
+def test_shapes_that_do_not_fit_are_refused(surrogate, table):
+    with pytest.raises(ValueError, match='24 configurations'):
+        surrogate.predict(
+            {}, table.configurations, table.values_CT[:3], table.costs_CT[:3], metric='loss', reference_value=3.0,
+            reference_seconds=1e-3, fractions_T=table.fractions_T)  # fmt: skip
+
+
+def test_a_checkpoint_gives_the_surrogate_back(surrogate, table, observations, tmp_path):
+    surrogate.save(tmp_path / 'surrogate')
+    again = Surrogate.load(tmp_path / 'surrogate')
+    assert (again.encoding, again.calibration, again.provenance) == (
+        surrogate.encoding, surrogate.calibration, surrogate.provenance)  # fmt: skip
+    wanted, found = (evaluation.ask(s, table, *observations) for s in (surrogate, again))
+    np.testing.assert_array_equal(found.mean_CT, wanted.mean_CT)
+    np.testing.assert_array_equal(found.cost_seconds_CT, wanted.cost_seconds_CT)
+
+
+@pytest.mark.parametrize('fault', ['missing', 'format', 'sizes', 'torn'])
+def test_what_is_no_checkpoint_is_refused_in_a_sentence(surrogate, tmp_path, fault):
+    surrogate.save(tmp_path)
+    path = tmp_path / 'surrogate.json'
+    record = json.loads(path.read_text())
+    if fault == 'missing':
+        path.unlink()
+    elif fault == 'torn':
+        path.write_text(path.read_text()[:100])
+    elif fault == 'format':
+        path.write_text(json.dumps(record | {'format': 99}))
+    else:
+        record['architecture']['width'] += 1
+        path.write_text(json.dumps(record))
+    with pytest.raises(ModelError):
+        Surrogate.load(tmp_path)
