@@ -65,14 +65,17 @@ def main(settings: Settings) -> None:
         print(f'nothing to do: {workdir / "results.json"} is of this table and these settings')
         return
 
-    options = {name: getattr(settings, name) for name in ('heldout_largest', 'objective', 'num_draws', 'seed')}
+    options = {
+        'heldout_largest': settings.heldout_largest,
+        'unshared': settings.unshared_factors,
+        'objective': settings.objective,
+        'num_draws': settings.num_draws,
+        'seed': settings.seed,
+    }
     forms: dict[str, tuple[FormFits, FormFits]] = {}
     for form in laws.applicable(next(iter(groups.values())).factors):
         print(f'fitting the {form} law to {len(groups)} groups', flush=True)
-        with_e, without_e = (
-            comparison.fit_form(form, irreducible, groups, unshared=settings.unshared_factors, **options)
-            for irreducible in (True, False)
-        )
+        with_e, without_e = (comparison.fit_form(form, irreducible, groups, **options) for irreducible in (True, False))
         forms[form] = with_e, without_e
     if not any(variant.fits for variants in forms.values() for variant in variants):
         group, reason = next(iter(forms['power'][1].refused.items()))
