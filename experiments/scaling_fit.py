@@ -65,7 +65,7 @@ def main(settings: Settings) -> None:
         print(f'nothing to do: {workdir / "results.json"} is of this table and these settings')
         return
 
-    options = {
+    options: dict[str, Any] = {
         'heldout_largest': settings.heldout_largest,
         'unshared': settings.unshared_factors,
         'objective': settings.objective,
