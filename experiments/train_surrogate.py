@@ -98,11 +98,14 @@ def read_tables(settings: Settings) -> list['TaskTable']:  # noqa: F821
 
     measurements = [store.read_parquet(settings.metadataset / 'measurements.parquet')]
     tasks = [store.read_parquet(settings.metadataset / 'tasks.parquet')]
-    for past in settings.workdirs:
+    for index, past in enumerate(settings.workdirs):
         log = store.read(past / 'measurements.jsonl')
         if not log.measurements:
             raise InputError(f'{past} holds no measurements.jsonl of a tune run; leave it out of --workdirs')
-        measurements.append(store.to_frame(log.measurements))
+        # Runs of different searches may have one name; a run measured twice at a budget (a crash) counts once.
+        latest = {(m.run_id, m.budget_steps): m for m in log.measurements}
+        named = [dataclasses.replace(m, run_id=f'{past.name}-{index}/{m.run_id}') for m in latest.values()]
+        measurements.append(store.to_frame(named))
         tasks.append(store.to_frame([store.read_task(past / 'meta_features.json')]))
     rows, tasks_frame = pd.concat(measurements), pd.concat(tasks).drop_duplicates('task', keep='last')
     return [table for metric in METRICS for table in task_tables(rows, tasks_frame, metric)]
