@@ -48,7 +48,7 @@ def attention(
         aligned = isinstance(query_offset, int) and query_offset == 0 and L == S
         implementation = 'cudnn' if jax.default_backend() == 'gpu' and fits and aligned else 'xla'
     if implementation == 'cudnn':
-        return _cudnn(q_BLNH, k_BSKH, v_BSKH, window, key_mask_BS)
+        return _library(q_BLNH, k_BSKH, v_BSKH, window, key_mask_BS, 'cudnn')
     if implementation == 'xla':
         mask = _visible(L, S, window, key_mask_BS, query_offset)
         return _xla(q_BLNH, k_BSKH, v_BSKH, mask)
@@ -82,9 +82,15 @@ def _xla(q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BLS: jax.
     return out_BLKH.astype(q_BLNH.dtype).reshape(B, G, L, K, H).transpose(0, 2, 3, 1, 4).reshape(B, L, N, H)
 
 
-def _cudnn(
-    q_BLNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, window: int | None, key_mask_BS: jax.Array | None
+def _library(
+    q_BLNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    window: int | None,
+    key_mask_BS: jax.Array | None,
+    implementation: str,
 ) -> jax.Array:
+    """The same by `jax.nn.dot_product_attention`, for as many keys as queries."""
     L, S = q_BLNH.shape[1], k_BSKH.shape[1]
     # is_causal stays on beside the window: local_window_size alone lets queries see the future.
     return jax.nn.dot_product_attention(
@@ -94,5 +100,5 @@ def _cudnn(
         mask=None if key_mask_BS is None else _visible(L, S, window, key_mask_BS, 0)[:, None],
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),
-        implementation='cudnn',
+        implementation=implementation,
     )

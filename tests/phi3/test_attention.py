@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaft.phi3.attention import attention
+from metaft.phi3.attention import _library, attention
 
 B, L, H = 2, 7, 6
 
@@ -37,6 +37,14 @@ def test_follows_the_definition(heads, window):
     for key_mask in (None, mask):
         got = attention(q, k, v, window=window, key_mask_BS=None if key_mask is None else jnp.asarray(key_mask))
         np.testing.assert_allclose(got, by_definition(q, k, v, window, key_mask), atol=2e-6)
+
+
+@pytest.mark.parametrize('window', [None, 1, 3])
+def test_the_library_function_that_cudnn_is_called_through_is_asked_for_the_same(window):
+    q, k, v = inputs(4, 2)
+    for mask in (None, jnp.arange(L)[None] >= jnp.array([[0], [4]])):
+        got = _library(q, k, v, window, mask, 'xla')  # cuDNN itself needs a GPU
+        np.testing.assert_allclose(got, attention(q, k, v, window=window, key_mask_BS=mask), atol=2e-6)
 
 
 def test_queries_may_begin_within_the_keys():
