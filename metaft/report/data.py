@@ -114,41 +114,46 @@ class ReportData:
 def started_runs(data: ReportData) -> pd.DataFrame:
     """Returns a row a started run, the best first: where it stands, what it gave and cost, and what was predicted.
 
-    Columns: configuration_index, state ('incumbent', 'finished', 'frozen', 'diverged'), fraction reached, best_value,
-    at_fraction, predicted_value (zero-shot, where it stands), spent_seconds, predicted_seconds (zero-shot, likewise).
+    Columns: configuration_index, state ('incumbent', 'finished', 'frozen', 'diverged'), fraction (where it stands),
+    last_value (there), best_value, at_fraction (the best), and at its last measurement spent_seconds and what had been
+    predicted before anything ran: predicted_value (median), predicted_low, predicted_high (80 %), predicted_seconds.
     """
     observations, forecast = data.observations, data.zero_shot_forecast
     incumbent = observations.incumbent()
     rows = []
     for c in np.flatnonzero(observations.started_C):
         finite_T = np.where(np.isfinite(observations.values_CT[c]), observations.values_CT[c], np.inf)
-        measured = np.flatnonzero(np.isfinite(observations.costs_CT[c]))
-        last, best = int(measured[-1]), int(np.argmin(finite_T))
+        last, best = int(np.flatnonzero(np.isfinite(observations.costs_CT[c]))[-1]), int(np.argmin(finite_T))
         has_value = bool(np.isfinite(finite_T[best]))
         state = 'diverged' if observations.diverged_C[c] else 'finished' if last == len(finite_T) - 1 else 'frozen'
         if incumbent is not None and incumbent.configuration_index == c:
             state = 'incumbent'
-        rows.append(
-            {
-                'configuration_index': int(c),
-                'state': state,
-                'fraction': float(observations.fractions_T[last]),
-                'best_value': float(finite_T[best]) if has_value else np.nan,
-                'at_fraction': float(observations.fractions_T[best]) if has_value else np.nan,
-                'predicted_value': float(forecast.median_CT[c, last]),
-                'spent_seconds': float(observations.costs_CT[c, last]),
-                'predicted_seconds': float(forecast.cost_seconds_CT[c, last]),
-            }
+        row = (
+            c,
+            state,
+            observations.fractions_T[last],
+            finite_T[last],
+            finite_T[best] if has_value else np.nan,
+            observations.fractions_T[best] if has_value else np.nan,
+            observations.costs_CT[c, last],
+            forecast.median_CT[c, last],
+            forecast.low_CT[c, last],
+            forecast.high_CT[c, last],
+            forecast.cost_seconds_CT[c, last],
         )
-    names = [
+        rows.append(row)
+    names = (
         'configuration_index',
         'state',
         'fraction',
+        'last_value',
         'best_value',
         'at_fraction',
-        'predicted_value',
         'spent_seconds',
+        'predicted_value',
+        'predicted_low',
+        'predicted_high',
         'predicted_seconds',
-    ]
-    frame = pd.DataFrame(rows, columns=names)
+    )
+    frame = pd.DataFrame(rows, columns=list(names))
     return frame.sort_values('best_value', kind='stable', na_position='last', ignore_index=True)

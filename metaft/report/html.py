@@ -47,7 +47,7 @@ def render(data: ReportData) -> str:
         num_diverged=int(data.observations.diverged_C.sum()),
         num_candidates=len(data.configurations),
         ranking=_ranking(data),
-        ranking_plot=_image(plots.ranking_plot, data),
+        prediction_plot=_image(plots.prediction_plot, data) if len(runs) else None,
         cost_plot=_image(plots.cost_plot, data) if len(runs) else None,
         cost_error=wording.percent(wording.cost_error(predicted, spent)),
         spent_in_runs=wording.seconds(float(np.sum(spent))),

@@ -45,26 +45,21 @@ def learning_curves(path: Target, data: ReportData) -> None:
     figure.savefig(path, dpi=_DPI, format='png')
 
 
-def ranking_plot(path: Target, data: ReportData, num: int = 20) -> None:
-    """Draws the first configurations of the zero-shot ranking, their predicted interval against what was measured."""
-    top = data.ranking.head(num)
-    figure = _figure(height=1.0 + 0.24 * max(len(top), 3))
+def prediction_plot(path: Target, data: ReportData) -> None:
+    """Draws where each run stands against what was predicted for that point before anything was run, with its 80 %."""
+    runs = started_runs(data)
+    runs = runs[np.isfinite(runs['last_value'])]
+    figure, reference = _figure(height=4.4), data.observations.reference_value
     axes = figure.add_subplot()
-    place = np.arange(1, len(top) + 1)
-    axes.hlines(place, top['predicted_low'], top['predicted_high'], color=BLUE, alpha=0.35, linewidth=5)
-    axes.plot(top['predicted_value'], place, 'o', color=BLUE, markersize=4, label='predicted final value, 80 %')
-    best_T = np.where(np.isfinite(data.observations.values_CT), data.observations.values_CT, np.inf).min(axis=1)
-    best = best_T[top['configuration_index']]
-    measured = np.isfinite(best)
-    axes.plot(best[measured], place[measured], 'x', color=ORANGE, markersize=7, mew=2, label='best measured so far')
-    axes.axvline(data.observations.reference_value, color=INK, linestyle='--', linewidth=1, label='no finetuning')
-    axes.set_ylim(len(top) + 0.6, 0.4)
-    axes.yaxis.set_major_locator(FixedLocator([1, *range(5, len(top) + 1, 5)]))
-    axes.set_ylabel('place in the zero-shot ranking')
-    axes.set_xlabel(wording.value_name(data.metric))
-    axes.spines[['top', 'right']].set_visible(False)
-    axes.grid(axis='x', color=GREY, alpha=0.25, linewidth=0.6)
-    axes.legend(frameon=False, fontsize=8.5, ncols=3, loc='lower left', bbox_to_anchor=(-0.02, 1.0))
+    values = np.concatenate([runs['last_value'], runs['predicted_value'], [reference]])
+    top = min(values.max(), 1.8 * max(reference, 0.05))
+    ends = (values.min() - 0.05 * (top - values.min()) - 1e-3, top * 1.05 + 1e-3)
+    axes.plot(ends, ends, color=GREY, linewidth=1)
+    axes.axhline(reference, color=INK, linestyle='--', linewidth=1, label='no finetuning')
+    axes.hlines(runs['last_value'], runs['predicted_low'], runs['predicted_high'], color=BLUE, alpha=_BAND, linewidth=4)
+    _by_state(axes, runs, 'predicted_value', 'last_value')
+    axes.set(xlim=ends, ylim=ends, xlabel=f'predicted {wording.VALUE_NAMES[data.metric]}, 80 %', ylabel='measured')
+    _finish(axes)
     figure.savefig(path, dpi=_DPI, format='png')
 
 
@@ -72,33 +67,31 @@ def cost_plot(path: Target, data: ReportData) -> None:
     """Draws what each run cost against what was predicted for it before it started."""
     runs = started_runs(data)
     runs = runs[(runs['spent_seconds'] > 0) & (runs['predicted_seconds'] > 0)]
-    figure = _figure(height=4.0)
+    figure = _figure(height=4.4)
     axes = figure.add_subplot()
     both = np.concatenate([runs['spent_seconds'], runs['predicted_seconds']]) if len(runs) else np.array([0.1, 10.0])
     ends = np.array([both.min() / 1.6, both.max() * 1.6])
     axes.fill_between(ends, ends / 1.25, ends * 1.25, color=GREY, alpha=0.25, linewidth=0, label='within a quarter')
     axes.plot(ends, ends, color=GREY, linewidth=1)
+    _by_state(axes, runs, 'predicted_seconds', 'spent_seconds')
+    axes.set(xscale='log', yscale='log', xlim=ends, ylim=ends, xlabel='predicted seconds', ylabel='spent seconds')
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+        axis.set_minor_formatter(FuncFormatter(lambda value, _: ''))
+    _finish(axes)
+    figure.savefig(path, dpi=_DPI, format='png')
+
+
+def _by_state(axes: Axes, runs: pd.DataFrame, x: str, y: str) -> None:
     for state, color in (('frozen', GREY), ('finished', BLUE), ('diverged', RED), ('incumbent', ORANGE)):
         part = runs[runs['state'] == state]
         if len(part):
-            axes.plot(
-                part['predicted_seconds'],
-                part['spent_seconds'],
-                'o',
-                color=color,
-                markersize=6,
-                label=state,
-                markeredgecolor='white',
-            )
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.axes.set(xscale='log', yscale='log', xlim=ends, ylim=ends)
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
-        axis.set_minor_formatter(FuncFormatter(lambda value, _: ''))
-    axes.set_xlabel('predicted seconds')
-    axes.set_ylabel('spent seconds')
+            axes.plot(part[x], part[y], 'o', color=color, markersize=6, markeredgecolor='white', label=state)
+
+
+def _finish(axes: Axes) -> None:
     axes.spines[['top', 'right']].set_visible(False)
-    axes.legend(frameon=False, fontsize=9, loc='upper left')
-    figure.savefig(path, dpi=_DPI, format='png')
+    axes.legend(frameon=False, fontsize=8.5, ncols=5, loc='lower left', bbox_to_anchor=(-0.02, 1.0))
 
 
 def _overview(axes: Axes, data: ReportData, runs: pd.DataFrame) -> None:

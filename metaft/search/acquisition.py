@@ -6,13 +6,12 @@ The budget is finite, so three grid points of each run count:
     next    where it would be looked at again; early points matter only through what they tell
     reach   the furthest one that the remaining seconds pay for; the best value until there is what can be gained
 
-and one run is special: the *plan*, the run with the best expected value within its reach, which would be advanced to
-that end if nothing more were explored. Improvement is counted from the plan's expectation or the incumbent, whichever
-is better, and a step that leaves too little for the plan is charged with what the plan loses:
+and one run is special: the *plan*, the run with the largest gain, which would be advanced to its reach if nothing more
+were explored. A step of another run that leaves too little for it is charged with what the plan loses:
 
-    gain_c(best) = max over t in (last, reach] of EI_c,t(best)
-    score(c)     = (gain_c(min(incumbent, plan)) - loss(c)) / seconds(last -> next)^cost_exponent
-    loss(c)      = gain_plan(incumbent) - gain_plan(incumbent) with the reach that is left after the step
+    gain(c)  = max over t in (last, reach] of EI_c,t(best value so far)
+    loss(c)  = gain(plan) - gain(plan) within the reach that is left after the step of c
+    score(c) = (gain(c) - loss(c)) / seconds(last -> next)^cost_exponent
 
 Everything is vectorised NumPy over [C, T]: a decision takes about a millisecond beside the surrogate's prediction.
 """
@@ -26,10 +25,6 @@ from metaft.search.observations import Observations
 
 class Prediction(Protocol):
     """What search asks of a surrogate's prediction; see `metaft.surrogate`."""
-
-    @property
-    def mean_CT(self) -> np.ndarray:
-        """Expected value, lower is better."""
 
     @property
     def cost_seconds_CT(self) -> np.ndarray:
@@ -82,30 +77,24 @@ def evaluate(
 
     grid = np.arange(ahead_CT.shape[1])[None, :]
     is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
-    mean_CT = np.asarray(prediction.mean_CT, np.float64)
-    promised_C = np.min(np.where(is_ahead_CT, mean_CT, np.inf), axis=1)
-    plan = int(np.argmin(promised_C))
-    best = observations.best_value
-    improvement_CT = np.where(is_ahead_CT, np.asarray(prediction.expected_improvement_CT(best), np.float64), 0.0)
-    gain_CT = np.maximum.accumulate(improvement_CT, axis=1)  # of the best checkpoint until there
-    target_C = gain_CT[:, -1]
-    if promised_C[plan] < best:
-        beyond_CT = np.asarray(prediction.expected_improvement_CT(float(promised_C[plan])), np.float64)
-        target_C = np.max(np.where(is_ahead_CT, beyond_CT, 0.0), axis=1)
+    improvement_CT = np.asarray(prediction.expected_improvement_CT(observations.best_value), np.float64)
+    gain_CT = np.maximum.accumulate(np.where(is_ahead_CT, improvement_CT, 0.0), axis=1)  # of the best until there
+    gain_C = gain_CT[:, -1]
+    plan = int(np.argmax(gain_C))
 
     # What the plan still gains after each step of another run.
     step_C = ahead_CT[rows, next_C]
     left_CT = is_ahead_CT[plan][None, :] & (step_C[:, None] + ahead_CT[plan][None, :] <= remaining_seconds)
-    loss_C = gain_CT[plan, -1] - np.max(np.where(left_CT, gain_CT[plan][None, :], 0.0), axis=1)
+    loss_C = gain_C[plan] - np.max(np.where(left_CT, gain_CT[plan][None, :], 0.0), axis=1)
     loss_C[plan] = 0.0
 
-    net_C = target_C - loss_C
+    net_C = gain_C - loss_C
     # A cost below a thousandth of the rest is free: the ratio says nothing there.
     cost_C = np.maximum(step_C, 1e-3 * remaining_seconds) ** cost_exponent
     score_C = np.where(net_C > 0, net_C / cost_C, net_C)  # a loss is not made smaller by costing much
     return Acquisition(
         score_C=np.where(can_advance_C, score_C, -np.inf),
-        gain_C=gain_CT[:, -1],
+        gain_C=gain_C,
         next_C=np.where(can_advance_C, next_C, last_C),
         reach_C=reach_C,
         seconds_C=np.where(can_advance_C, step_C, 0.0),

@@ -9,7 +9,7 @@ from metaft.report import plots
 from metaft.search.observations import Observations
 from tests.report.examples import FRACTIONS_T, report_data
 
-FIGURES = (plots.learning_curves, plots.ranking_plot, plots.cost_plot)
+FIGURES = (plots.learning_curves, plots.prediction_plot, plots.cost_plot)
 
 
 @pytest.mark.parametrize('draw', FIGURES, ids=lambda draw: draw.__name__)
