@@ -180,7 +180,7 @@ def _read_lora(values: dict, tensors: dict[str, np.ndarray], config: Phi3Config)
 def _lora_problems(
     values: dict, tensors: dict[str, np.ndarray], shapes: Mapping[str, tuple[str, tuple[int, int]]]
 ) -> Iterator[str]:
-    wanted = {}
+    wanted: dict[str, tuple[int, int]] = {}
     for module, (_, (d, f)) in shapes.items():
         rank = _of_module(values, 'r', 'rank_pattern', module)
         wanted |= {f'{module}.lora_A.weight': (rank, d), f'{module}.lora_B.weight': (f, rank)}

@@ -1,5 +1,7 @@
 """Causal grouped-query attention: one function, and for each platform the implementation that is fastest there."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -88,7 +90,7 @@ def _library(
     v_BSKH: jax.Array,
     window: int | None,
     key_mask_BS: jax.Array | None,
-    implementation: str,
+    implementation: Literal['xla', 'cudnn'],
 ) -> jax.Array:
     """The same by `jax.nn.dot_product_attention`, for as many keys as queries."""
     L, S = q_BLNH.shape[1], k_BSKH.shape[1]
