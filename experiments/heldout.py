@@ -17,7 +17,11 @@ from experiments import program, tune
 from experiments.program import setting
 from metaft.errors import InputError
 
-DATASETS = ('held_out_recall_1536', 'held_out_initial_320', 'held_out_rule_288')  # three kinds, named before any was run
+DATASETS = (
+    'held_out_recall_1536',
+    'held_out_initial_320',
+    'held_out_rule_288',
+)  # three kinds, named before any was run
 METHODS = ('default', 'random', 'metaft')
 
 
@@ -32,7 +36,9 @@ class Settings:
 
     def __post_init__(self):
         if self.num_seeds < 1 or not self.budget_full_runs > 0:
-            raise InputError(f'--num_seeds={self.num_seeds} and --budget_full_runs={self.budget_full_runs} must be positive')
+            raise InputError(
+                f'--num_seeds={self.num_seeds} and --budget_full_runs={self.budget_full_runs} must be positive'
+            )
 
 
 def main(settings: Settings) -> None:
@@ -57,7 +63,9 @@ def main(settings: Settings) -> None:
                         'test_loss': found['test_loss'],
                         'test_exact_match': found['test_exact_match'],
                         'zero_shot_test_loss': results['zero_shot']['test_loss'],
-                        'spent_seconds': default['default']['cost_seconds'] if method == 'default' else results['spent_seconds'],
+                        'spent_seconds': default['default']['cost_seconds']
+                        if method == 'default'
+                        else results['spent_seconds'],
                         'budget_seconds': seconds,
                         'num_runs_started': results['num_runs_started'],
                     }
@@ -84,7 +92,9 @@ def export(directory: Path, name: str) -> dict[str, Path]:
     return files
 
 
-def one(settings: Settings, files: dict[str, Path], dataset: str, method: str, seed: int, budget_seconds: float) -> dict:
+def one(
+    settings: Settings, files: dict[str, Path], dataset: str, method: str, seed: int, budget_seconds: float
+) -> dict:
     """Return the results of one job, running it if they are not there."""
     from metaft.report.terminal import Terminal
     from metaft.tuning import outcome

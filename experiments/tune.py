@@ -33,9 +33,13 @@ class Settings:
     validation: Path | None = setting(None, 'like --train; a tenth of the training file if empty')
     test: Path | None = setting(None, 'like --train; a tenth of the training file if empty')
     model: str = setting(str(ASSETS / 'phi3_tiny'), 'directory or Hugging Face id of a Phi-3')
-    surrogate: Path = setting(ASSETS / 'surrogate', 'directory of the surrogate (experiments.train_surrogate makes one)')
+    surrogate: Path = setting(
+        ASSETS / 'surrogate', 'directory of the surrogate (experiments.train_surrogate makes one)'
+    )
     workdir: Path = setting(Path('runs/tune'), 'where results go; an interrupted job goes on there')
-    budget_seconds: float = setting(120.0, 'wall time of the search, compilation and evaluation included', unit='seconds')
+    budget_seconds: float = setting(
+        120.0, 'wall time of the search, compilation and evaluation included', unit='seconds'
+    )
     max_examples: int = setting(4096, 'training examples of a full run, repeats included')
     metric: str = setting('loss', 'what the search improves', choices=('loss', 'exact_match'))
     methods: tuple[str, ...] = setting((), 'of lora, full, prompt; all if empty (the demonstration: lora)')
@@ -68,9 +72,13 @@ class Settings:
         try:
             parsed = json.loads(self.restrict or '{}')
         except ValueError as error:
-            raise ConfigurationError(f'--restrict is not JSON ({error}); write for example {{"rank": [4, 8]}}') from None
+            raise ConfigurationError(
+                f'--restrict is not JSON ({error}); write for example {{"rank": [4, 8]}}'
+            ) from None
         if not isinstance(parsed, dict):
-            raise ConfigurationError(f'--restrict is a JSON {type(parsed).__name__}; write an object such as {{"rank": [4, 8]}}')
+            raise ConfigurationError(
+                f'--restrict is a JSON {type(parsed).__name__}; write an object such as {{"rank": [4, 8]}}'
+            )
         return parsed
 
 
@@ -127,7 +135,9 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':  # noqa: F821
     start = time.perf_counter()
     zero_shot = executor.zero_shot()
     evaluation_compile_seconds = time.perf_counter() - start
-    if (workdir / 'meta_features.json').exists():  # the numbers of the session before, also those that are measured times
+    if (
+        workdir / 'meta_features.json'
+    ).exists():  # the numbers of the session before, also those that are measured times
         record, seconds = store.read_task(workdir / 'meta_features.json'), 0.0
     else:
         record, seconds = task_record(settings, dataset, task, zero_shot[0])
@@ -169,7 +179,9 @@ def load_data(settings: Settings) -> 'Dataset':  # noqa: F821
 def fingerprints(settings: Settings) -> dict[str, str]:
     """Return a hash of each data file, so that a workdir is not continued with other data."""
     files = {name: getattr(settings, name) for name in ('train', 'validation', 'test')}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items() if path is not None}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items() if path is not None
+    }
 
 
 def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRecord', float]:  # noqa: F821
@@ -262,7 +274,9 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
         'seed': settings.seed,
     }
     if results['incumbent'] is None:
-        console.warn('no run has a finite loss, so there is no adapter; give a larger budget or other --restrict bounds')
+        console.warn(
+            'no run has a finite loss, so there is no adapter; give a larger budget or other --restrict bounds'
+        )
     else:
         where = outcome.export(problem, *ledger.incumbent_adapter(), base_model=settings.model)
         console.say(f'wrote {where}')
@@ -313,7 +327,9 @@ def report(
     )
     plots.learning_curves(settings.workdir / 'learning_curves.png', data)
     html.write(settings.workdir / 'report.html', data)
-    console.results({'no finetuning': data.zero_shot, 'default configuration': data.default, 'incumbent': data.incumbent})
+    console.results(
+        {'no finetuning': data.zero_shot, 'default configuration': data.default, 'incumbent': data.incumbent}
+    )
     console.say(f'report: {settings.workdir / "report.html"}')
 
 
@@ -322,7 +338,9 @@ def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:  # noqa: F8
     dataset = problem.dataset
     sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
     return {
-        'Base model': settings.model if Path(settings.model).parent != ASSETS else f'{Path(settings.model).name} (embedded)',
+        'Base model': settings.model
+        if Path(settings.model).parent != ASSETS
+        else f'{Path(settings.model).name} (embedded)',
         'Data': f'{dataset.name}: {sizes}',
         'Source': dataset.source,
         'Budget': f'{settings.budget_seconds:g} s',
@@ -339,7 +357,13 @@ def command(settings: Settings) -> str:
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if value != field.default:
-            text = ','.join(map(str, value)) if isinstance(value, tuple) else f'{value:g}' if isinstance(value, float) else str(value)
+            text = (
+                ','.join(map(str, value))
+                if isinstance(value, tuple)
+                else f'{value:g}'
+                if isinstance(value, float)
+                else str(value)
+            )
             parts.append(f'--{field.name}={shlex.quote(text)}')
     return ' '.join(parts)
 

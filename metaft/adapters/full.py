@@ -26,7 +26,10 @@ def settings() -> dict:
 def adapt(model: Phi3, adapter: dict) -> Phi3:
     """Return the model with one member's weights (no M axis), cast to its dtype; `model` itself is left as it is."""
     graphdef, state = nnx.split(model)
-    flat = [(path, v.replace(adapter['.'.join(map(str, path))].astype(v[...].dtype))) for path, v in nnx.to_flat_state(state)]
+    flat = [
+        (path, v.replace(adapter['.'.join(map(str, path))].astype(v[...].dtype)))
+        for path, v in nnx.to_flat_state(state)
+    ]
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
@@ -49,6 +52,6 @@ def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: 
 def logits(model: Phi3, adapter: dict, x_BLD: Array) -> Array:
     """Return float32 logits [M*B, L, V], each member with its own head."""
     m = next(iter(adapter.values())).shape[0]
-    one = lambda weights, x: adapt(model, weights).logits(x)  # noqa: E731
+    one = lambda weights, x: adapt(model, weights).logits(x)
     y_MBLV = jax.vmap(one)(adapter, x_BLD.reshape(m, -1, *x_BLD.shape[1:]))
     return y_MBLV.reshape(x_BLD.shape[0], *y_MBLV.shape[2:])

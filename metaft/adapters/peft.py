@@ -250,13 +250,16 @@ def _read_config(directory: Path) -> dict[str, Any]:
 def _write(directory: str | os.PathLike[str], config: dict, tensors: Mapping[str, Any], base_model: str) -> None:
     """Writes both files under temporary names, then puts them in place; a crash leaves no mixture of two adapters."""
     directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
     common = {'task_type': 'CAUSAL_LM', 'base_model_name_or_path': base_model, 'inference_mode': True}
-    partial = {name: directory / f'.{name}.writing' for name in (CONFIG, WEIGHTS)}
-    partial[CONFIG].write_text(json.dumps(config | common, indent=2) + '\n', encoding='utf-8')
     # safetensors copies the buffer as it lies: a transposed view would be written untransposed.
     plain = {key: np.ascontiguousarray(np.asarray(value, np.float32)) for key, value in tensors.items()}
-    save_file(plain, partial[WEIGHTS], {'format': 'pt'})
-    (directory / CONFIG).unlink(missing_ok=True)
-    for name in (WEIGHTS, CONFIG):
-        os.replace(partial[name], directory / name)
+    partial = {name: directory / f'.{name}.writing' for name in (CONFIG, WEIGHTS)}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        partial[CONFIG].write_text(json.dumps(config | common, indent=2) + '\n', encoding='utf-8')
+        save_file(plain, partial[WEIGHTS], {'format': 'pt'})
+        (directory / CONFIG).unlink(missing_ok=True)
+        for name in (WEIGHTS, CONFIG):
+            os.replace(partial[name], directory / name)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f'{directory} cannot be written ({error}); free some space or give another place.') from error

@@ -232,7 +232,9 @@ class LocalExecutor:
             run = self._runs[job.run_id]
             try:
                 run.member = population.take(slot)
-            except RuntimeError:  # interrupted inside of a step, its donated buffers are gone: what was frozen before stands
+            except (
+                RuntimeError
+            ):  # interrupted inside of a step, its donated buffers are gone: what was frozen before stands
                 continue
             path = self._path(job.run_id)
             if path is not None:

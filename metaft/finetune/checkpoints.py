@@ -52,7 +52,9 @@ def load(path: Path, like: Tree) -> Tree:
         n for n, leaf in wanted.items() if found[n].shape != leaf.shape or found[n].dtype != leaf.dtype
     ]
     if wrong:
-        raise WorkdirError(f'{path} is not of this run: {wrong[0]} and {len(wrong) - 1} more differ; remove it to train it again')
+        raise WorkdirError(
+            f'{path} is not of this run: {wrong[0]} and {len(wrong) - 1} more differ; remove it to train it again'
+        )
     return jax.tree.unflatten(jax.tree.structure(like), [found[name] for name in wanted])
 
 

@@ -49,7 +49,9 @@ def forward_flops(config: Phi3Config, length_N: np.ndarray, answer_N: np.ndarray
     return config.num_hidden_layers * length * (2.0 * weights + attention) + head
 
 
-def training_flops(config: Phi3Config, configuration: Configuration, length_N: np.ndarray, answer_N: np.ndarray) -> np.ndarray:
+def training_flops(
+    config: Phi3Config, configuration: Configuration, length_N: np.ndarray, answer_N: np.ndarray
+) -> np.ndarray:
     """Return the FLOPs of training on each row once, float64 [N]."""
     length = np.asarray(length_N, float)
     if configuration.method == 'prompt':

@@ -46,7 +46,7 @@ jax.tree_util.register_dataclass(
 
 def bucketed(*splits: EncodedExamples) -> list[Rows]:
     """Pad several splits of a dataset to one common length and answer length, both multiples of BUCKET."""
-    up = lambda n: -(-n // BUCKET) * BUCKET  # noqa: E731
+    up = lambda n: -(-n // BUCKET) * BUCKET
     length = up(max(int(s.length_N.max()) for s in splits))
     answer = up(max(int((s.length_N - s.answer_start_N).max()) for s in splits))
     return [

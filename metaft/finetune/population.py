@@ -105,7 +105,7 @@ class Population:
         """Place a run in a slot (thaw); what was there is overwritten."""
         hyper = hyperparameters(configuration, total_steps)
         if self.width == 1 or self._members is None:  # empty slots hold a copy that idles
-            stack = lambda x: np.stack([x] * self.width)  # noqa: E731
+            stack = lambda x: np.stack([x] * self.width)
             self._members, self._hyper = jax.tree.map(stack, (member, hyper))
         else:
             self._members, self._hyper = self._place((self._members, self._hyper), slot, (member, hyper))
@@ -261,7 +261,7 @@ def _advance(graphdef, method, params, members: Member, hyper, batches: Rows, le
 def _micro_step(graphdef, method, params, members: Member, hyper, rows: Rows, active_M):
     """Accumulate one micro-batch a member and update the members whose batch is complete."""
     number_M = members.step * hyper['micro_batches'] + members.micro
-    fold = lambda key, n: jax.random.fold_in(jax.random.wrap_key_data(key), n)  # noqa: E731
+    fold = lambda key, n: jax.random.fold_in(jax.random.wrap_key_data(key), n)
     key_M = jax.vmap(fold)(members.key, number_M)
 
     def loss(trainable):
@@ -293,7 +293,7 @@ def _update(hyper, full_M, members: Member) -> Member:
     finite_M = jnp.stack([jnp.all(jnp.isfinite(x.reshape(x.shape[0], -1)), axis=1) for x in jax.tree.leaves(trainable)])
     finite_M = jnp.all(finite_M, axis=0)
     done_M = full_M & finite_M
-    select = lambda new, old: jnp.where(_like(done_M, new), new, old)  # noqa: E731
+    select = lambda new, old: jnp.where(_like(done_M, new), new, old)
     return dataclasses.replace(
         members,
         trainable=jax.tree.map(select, trainable, members.trainable),

@@ -187,7 +187,7 @@ def _from_config_space(values: dict) -> Configuration:
     plain['learning_rate'] = values[f'learning_rate_{method}']
     integers = ('batch_size', 'rank', 'prompt_length')
     texts = ('method', 'schedule', 'targets')
-    cast = lambda k, v: int(v) if k in integers else str(v) if k in texts else float(v)  # noqa: E731
+    cast = lambda k, v: int(v) if k in integers else str(v) if k in texts else float(v)
     return Configuration.from_dict({k: cast(k, v) for k, v in plain.items()})
 
 
@@ -221,7 +221,9 @@ def _hyperparameter(name: str, axis: str, restriction, bounds: tuple[float, floa
         _refuse_unknown(restriction, ['min', 'max'])
         a, b = float(restriction.get('min', low)), float(restriction.get('max', high))
         if not low <= a < b <= high:
-            raise ConfigurationError(f'--restrict: {axis} from {a} to {b}; allowed: within {low} to {high}, min below max')
+            raise ConfigurationError(
+                f'--restrict: {axis} from {a} to {b}; allowed: within {low} to {high}, min below max'
+            )
         return cs.Float(name, (a, b), log=log)
     values = restriction if isinstance(restriction, list) else [restriction]
     bad = [v for v in values if not isinstance(v, int | float) or isinstance(v, bool) or not low <= v <= high]

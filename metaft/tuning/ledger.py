@@ -1,9 +1,9 @@
 """What a live search keeps on disk, so that the same command goes on after Ctrl-C, kill -9 or a full disk.
 
-    measurements.jsonl             every measurement, appended and synced before the next step starts
-    progress.json                  seconds of the budget spent so far, in all sessions together
-    frozen/RUN.safetensors         runs that can go on
-    adapter-RUN-STEP.safetensors   what the best measured checkpoint trained
+measurements.jsonl             every measurement, appended and synced before the next step starts
+progress.json                  seconds of the budget spent so far, in all sessions together
+frozen/RUN.safetensors         runs that can go on
+adapter-RUN-STEP.safetensors   what the best measured checkpoint trained
 """
 
 import dataclasses
@@ -98,7 +98,9 @@ class Ledger:
             os.replace(partial, path)
         except OSError as error:
             partial.unlink(missing_ok=True)
-            raise WorkdirError(f'{path} cannot be written ({error.strerror}); free some space, then run the same command') from None
+            raise WorkdirError(
+                f'{path} cannot be written ({error.strerror}); free some space, then run the same command'
+            ) from None
 
     def incumbent_adapter(self) -> tuple[Configuration, dict]:
         """Return the incumbent's configuration and trained arrays.
@@ -108,7 +110,9 @@ class Ledger:
         """
         best = self.incumbent()
         if best is None:
-            raise WorkdirError('no run of this search has a finite loss; give a larger budget or other --restrict bounds')
+            raise WorkdirError(
+                'no run of this search has a finite loss; give a larger budget or other --restrict bounds'
+            )
         path = self._adapter_path(best)
         if not path.exists():
             raise WorkdirError(f'{path} is missing, so the best run cannot be used; start again in a new --workdir')
@@ -143,4 +147,6 @@ def _write_text(path: Path, text: str) -> None:
         partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:
-        raise WorkdirError(f'{path} cannot be written ({error.strerror}); free some space, then run the same command') from None
+        raise WorkdirError(
+            f'{path} cannot be written ({error.strerror}); free some space, then run the same command'
+        ) from None

@@ -105,7 +105,9 @@ class LiveSearch:
     def _with_overheads(self) -> Observations:
         """Return the observations with what starting a method's program still costs, and a visit of a grid point."""
         known = self.executor.compile_seconds
-        guess = np.mean(list(known.values())) if known else TRAIN_TO_EVALUATION_COMPILE * self.evaluation_compile_seconds
+        guess = (
+            np.mean(list(known.values())) if known else TRAIN_TO_EVALUATION_COMPILE * self.evaluation_compile_seconds
+        )
         overhead_C = np.array([0.0 if c.method in known else guess for c in self.candidates])
         # The first decision compiles the surrogate's program for a context; it says nothing of the next ones.
         decision = float(np.median(self._decision_seconds[-9:]))

@@ -17,7 +17,9 @@ NO_LORA = {'rank': None, 'alpha_ratio': None, 'dropout': None, 'targets': None}
 LORA = [
     Configuration(learning_rate=1e-2, rank=4, dropout=0.0, batch_size=8),
     Configuration(learning_rate=3e-2, rank=8, dropout=0.2, batch_size=16, schedule='linear', targets='mlp', beta2=0.95),
-    Configuration(learning_rate=1e-3, rank=1, alpha_ratio=4.0, schedule='constant', targets='attention', weight_decay=0.1),
+    Configuration(
+        learning_rate=1e-3, rank=1, alpha_ratio=4.0, schedule='constant', targets='attention', weight_decay=0.1
+    ),
 ]
 PROMPT = [
     Configuration(method='prompt', learning_rate=0.3, prompt_length=4, **NO_LORA),
@@ -31,7 +33,9 @@ STEPS = 20
 
 
 def train(configurations, steps=STEPS, width=None, rows=None):
-    population = Population(tiny_model(), configurations[0].method, rows or tiny_rows(), width=width or len(configurations))
+    population = Population(
+        tiny_model(), configurations[0].method, rows or tiny_rows(), width=width or len(configurations)
+    )
     for slot, configuration in enumerate(configurations):
         member = population.new_member(configuration, seed=slot)
         population.put(slot, member, configuration, seed=slot, total_steps=30)
@@ -133,7 +137,7 @@ def test_batch_size_is_that_of_a_plain_step():
     model = tiny_model()
     start = Population(model, 'lora', rows).new_member(configuration, seed=0).trainable
     settings = lora.settings(rank=4, alpha=8.0, dropout=0.0, targets='all', max_rank=32)
-    add_axis = lambda tree: jax.tree.map(lambda x: x[None], tree)  # noqa: E731
+    add_axis = lambda tree: jax.tree.map(lambda x: x[None], tree)
     graphdef, params = nnx.split(model)
 
     def loss(adapter):
@@ -151,7 +155,11 @@ def test_batch_size_is_that_of_a_plain_step():
         updates, _ = optimizer.update(grads, optimizer.init(start), start)
     # Adam's first step has length lr whatever the gradient: entries whose gradient is rounding noise are left out.
     for (x, y), g in zip(
-        zip(jax.tree.leaves(population.take(0).trainable), jax.tree.leaves(optax.apply_updates(start, updates)), strict=True),
+        zip(
+            jax.tree.leaves(population.take(0).trainable),
+            jax.tree.leaves(optax.apply_updates(start, updates)),
+            strict=True,
+        ),
         jax.tree.leaves(grads),
         strict=True,
     ):

@@ -82,4 +82,8 @@ def test_spent_budget_survives_a_restart(tmp_path):
 
 def test_exact_match_ties_are_told_apart_by_the_loss():
     better, worse = measurement(exact=1.0, loss=0.1), measurement(exact=1.0, loss=0.2)
-    assert score(better, 'exact_match') < score(worse, 'exact_match') < score(measurement(exact=0.9, loss=0.01), 'exact_match')
+    assert (
+        score(better, 'exact_match')
+        < score(worse, 'exact_match')
+        < score(measurement(exact=0.9, loss=0.01), 'exact_match')
+    )
