@@ -263,3 +263,6 @@ def _write(directory: str | os.PathLike[str], config: dict, tensors: Mapping[str
             os.replace(partial[name], directory / name)
     except (OSError, SafetensorError) as error:
         raise ModelError(f'{directory} cannot be written ({error}); free some space or give another place.') from error
+    finally:
+        for left in directory.glob('.*.writing'):
+            left.unlink(missing_ok=True)

@@ -103,7 +103,8 @@ def save_pretrained(model: Phi3, directory: str | os.PathLike[str], max_shard_by
       max_shard_bytes: beyond it the weights are split into `model-00001-of-0000N.safetensors` and an index.
 
     Raises:
-      ModelError: the model holds parameters that a Phi-3 checkpoint has not, such as an adapter's.
+      ModelError: the model holds parameters that a Phi-3 checkpoint has not, such as an adapter's, or the place cannot
+        be written; weights that were there before are still there then.
     """
     directory = pathlib.Path(directory)
     leaves = dict(nnx.to_flat_state(nnx.state(model, nnx.Param)))
@@ -113,7 +114,24 @@ def save_pretrained(model: Phi3, directory: str | os.PathLike[str], max_shard_by
         raise ModelError(
             f'only a plain Phi-3 can be written (merge its adapter); it differs in {", ".join(foreign[:5])}.'
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        names = _write_weights(leaves, directory, max_shard_bytes)
+        values = {**model.config.to_dict(), 'torch_dtype': model.embed_tokens[...].dtype.name}
+        _write_json(_temporary(directory, CONFIG), values)
+        for stale in (directory / INDEX, directory / SINGLE, *directory.glob('model-*-of-*.safetensors')):
+            stale.unlink(missing_ok=True)
+        for name in (CONFIG, *names):
+            os.replace(_temporary(directory, name), directory / name)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ModelError(f'{directory} cannot be written ({error}); free some space or give another place.') from error
+    finally:
+        for left in directory.glob(_temporary(directory, '*').name):
+            left.unlink(missing_ok=True)
+
+
+def _write_weights(leaves: Mapping[Path, Any], directory: pathlib.Path, max_shard_bytes: float) -> list[str]:
+    """Writes the weights under temporary names; returns the final ones, the file that the others are found by last."""
     shards = list(_shards({checkpoint_key(path): (path, leaf) for path, leaf in leaves.items()}, max_shard_bytes))
     names = [f'model-{i:05d}-of-{len(shards):05d}.safetensors' for i in range(1, len(shards) + 1)]
     if len(shards) == 1:
@@ -121,18 +139,12 @@ def save_pretrained(model: Phi3, directory: str | os.PathLike[str], max_shard_by
     for name, shard in zip(names, shards, strict=True):
         tensors = {key: _to_host(path, leaf) for key, (path, leaf) in shard.items()}
         safetensors.numpy.save_file(tensors, _temporary(directory, name), {'format': 'pt'})
-    if len(shards) > 1:
-        total = sum(leaf[...].nbytes for leaf in leaves.values())
-        places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
-        _write_json(_temporary(directory, INDEX), {'metadata': {'total_size': total}, 'weight_map': places})
-        names.append(INDEX)
-    values = {**model.config.to_dict(), 'torch_dtype': model.embed_tokens[...].dtype.name}
-    _write_json(_temporary(directory, CONFIG), values)
-    stale = [directory / INDEX, directory / SINGLE, *directory.glob('model-*-of-*.safetensors')]
-    for file in stale:
-        file.unlink(missing_ok=True)
-    for name in (CONFIG, *names):
-        os.replace(_temporary(directory, name), directory / name)
+    if len(shards) == 1:
+        return names
+    places = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+    total = sum(leaf[...].nbytes for leaf in leaves.values())
+    _write_json(_temporary(directory, INDEX), {'metadata': {'total_size': total}, 'weight_map': places})
+    return [*names, INDEX]
 
 
 def _weight_files(directory: pathlib.Path) -> list[pathlib.Path]:

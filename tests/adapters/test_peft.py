@@ -236,6 +236,12 @@ def test_an_adapter_of_another_base_is_refused(model, tmp_path):
         peft.load(tmp_path, cases.config(hidden_size=64))
 
 
+def test_a_place_that_cannot_be_written_is_named(model, tmp_path):
+    (tmp_path / 'taken').write_text('')
+    with pytest.raises(ModelError, match='taken cannot be written'):
+        save_trained_lora(model, tmp_path / 'taken')
+
+
 def test_directories_that_are_no_adapters(model, tmp_path):
     with pytest.raises(ModelError, match='no adapter directory'):
         peft.load(tmp_path, CONFIG)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
@@ -70,11 +71,18 @@ def test_saving_again_leaves_no_shard_of_before_and_no_foreign_file_goes(tmp_pat
     assert_same(load_pretrained(tmp_path), other)
 
 
-def test_a_crash_while_writing_leaves_the_old_model(saved, monkeypatch):
-    before = load_pretrained(saved)
-    monkeypatch.setattr('safetensors.numpy.save_file', lambda *_: (_ for _ in ()).throw(OSError('disk full')))
-    with pytest.raises(OSError, match='disk full'):
+def test_a_place_that_cannot_be_written_keeps_the_old_model_and_no_half_of_the_new(saved, monkeypatch):
+    before, files = load_pretrained(saved), {file.name for file in saved.iterdir()}
+    write = safetensors.numpy.save_file
+
+    def fail(tensors, path, metadata):
+        write(dict(list(tensors.items())[:1]), path, metadata)
+        raise OSError('disk full')
+
+    monkeypatch.setattr('safetensors.numpy.save_file', fail)
+    with pytest.raises(ModelError, match='disk full'):
         save_pretrained(cases.model(cases.CONFIGS['tied']), saved)
+    assert {file.name for file in saved.iterdir()} == files
     assert_same(load_pretrained(saved), before)
 
 
