@@ -18,10 +18,11 @@ from metaft.search.observations import Observations, Suggestion
 class FreezeThawSettings:
     """The policy.
 
-    Defaults by replay of LCBench under two full runs' time (half of its tasks, a surrogate of the other half): exponents of
-    0.25 to 0.5 are best, 0 and 1 lose a tenth to a fifth; dividing by the cost up to reach instead of the step's loses a
-    quarter; steps of 0.3 to 1 % and reserves of 0 to 10 % are alike, steps above 3 % lose. On the collected tasks (two
-    splits of eight left out, 2 and 5 full runs) 0 to 0.3 were a little ahead of 0.5, within noise.
+    Defaults by replay of LCBench under two full runs' time (half of its tasks, a surrogate of the others): exponents of
+    0.25 to 0.5 are best, 0 and 1 lose a tenth to a fifth; dividing by the cost of all that is left to reach, instead of
+    the step's, loses a quarter; steps of 0.3 to 1 % and reserves of 0 to 10 % are alike, steps above 3 % lose.
+    On the collected tasks (two splits of eight left out, 2 and 5 full runs) 0 to 0.3 were a little ahead of 0.5, within
+    noise.
     """
 
     cost_exponent: float = 0.25  # of the seconds of a step; 0 ignores the cost, 1 divides by it
