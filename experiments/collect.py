@@ -1,18 +1,19 @@
-"""Which runs does the surrogate learn from? Collects the meta-dataset: datasets x configurations x seeds, each to its full budget.
+"""Which runs does the surrogate learn from? Datasets x configurations x seeds, each to its full budget.
 
     launch/local.sh collect --workdir=runs/collect                 # everything, resumable; one process
     launch/local.sh collect --workdir=runs/collect --shard=0/2     # and 1/2 beside it: as many processes as cores
     launch/local.sh collect --workdir=runs/collect --merge         # measurements.parquet and tasks.parquet
     launch/local.sh collect --check=20                             # re-run 20 recorded runs, compare the losses
 
-A common design of configurations runs on every dataset, the rest is random by dataset, and some runs are repeated with another
-seed so that noise is known. Cost: about 4 CPU-seconds a run on the shipped base. Every measurement is on disk before the next
-run starts; a killed collection goes on with the same command.
+A common design of configurations runs on every dataset, the rest is random by dataset, and some runs are repeated with
+another seed so that noise is known. Cost: about 4 CPU-seconds a run on the shipped base. Every measurement is on disk
+before the next run starts; a killed collection goes on with the same command.
 """
 
 import dataclasses
 import random
 import time
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,16 @@ from experiments import program
 from experiments.program import setting
 from metaft.errors import InputError, WorkdirError
 
+if typing.TYPE_CHECKING:
+    from metaft.finetune.search_space import Configuration
+
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     workdir: Path = setting(Path('runs/collect'), 'where measurements go')
-    model: Path = setting(ASSETS / 'phi3_tiny', 'directory of the base model')
+    model: str = setting(str(ASSETS / 'phi3_tiny'), 'directory of the base model')
     datasets: tuple[str, ...] = setting((), 'names of the catalogue; all of COLLECTED if empty')
     num_common: int = setting(14, 'configurations that run on every dataset, the default one first')
     num_random: int = setting(14, 'further configurations of each dataset')
@@ -64,7 +68,7 @@ def main(settings: Settings) -> None:
         collect(settings)
 
 
-def design(settings: Settings, dataset: str) -> list[tuple['Configuration', int]]:  # noqa: F821
+def design(settings: Settings, dataset: str) -> list[tuple['Configuration', int]]:
     """Return the (configuration, seed) pairs of one dataset: the common ones, its own random ones, repeats."""
     from metaft.finetune.search_space import default_configuration
 
@@ -77,7 +81,7 @@ def design(settings: Settings, dataset: str) -> list[tuple['Configuration', int]
     return pairs + [(c, 1) for c, _ in repeats]
 
 
-def _draw(settings: Settings, num: int, seed: int) -> list['Configuration']:  # noqa: F821
+def _draw(settings: Settings, num: int, seed: int) -> list['Configuration']:
     from metaft.finetune.search_space import METHODS, sample, search_space
 
     share = np.array(settings.method_shares) / sum(settings.method_shares)
@@ -128,7 +132,7 @@ def make_executor(settings: Settings, name: str, model, tokenizer):
     from metaft.tasks.meta_features import meta_features
 
     dataset = catalogue.make(name)
-    task = prepare(dataset, model, tokenizer, base_model=settings.model.name, max_examples=settings.max_examples)
+    task = prepare(dataset, model, tokenizer, base_model=Path(settings.model).name, max_examples=settings.max_examples)
     executor = LocalExecutor(task, measure_test=True, versions=program.versions())
     path = settings.workdir / f'task-{name}.json'
     if not path.exists():
@@ -186,6 +190,8 @@ def merge(workdir: Path) -> None:
 
 def check(settings: Settings) -> None:
     """Re-run recorded runs drawn at random and compare their final validation losses."""
+    import pandas as pd
+
     from metaft.finetune.search_space import Configuration
     from metaft.metadataset import store
     from metaft.phi3 import load_pretrained
@@ -198,10 +204,10 @@ def check(settings: Settings) -> None:
     worst = 0.0
     for row in ends.to_dict('records'):
         prefix = 'configuration.'
-        values = {k[len(prefix):]: v for k, v in row.items() if k.startswith(prefix) and v is not None and v == v}  # fmt: skip
+        present = {k.removeprefix(prefix): v for k, v in row.items() if k.startswith(prefix) and not pd.isna(v)}
         executor = make_executor(settings, row['dataset'], model, tokenizer)
         start = time.perf_counter()
-        (*_, last) = run(executor, Configuration.from_dict(values), int(row['seed']), None)
+        (*_, last) = run(executor, Configuration.from_dict(present), int(row['seed']), None)
         difference = abs(last.validation_loss - row['validation_loss'])
         worst = max(worst, difference)
         print(f'{row["run_id"]}: recorded {row["validation_loss"]:.6f}, now {last.validation_loss:.6f} nats '

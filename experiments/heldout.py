@@ -2,13 +2,14 @@
 
     launch/local.sh heldout --workdir=runs/heldout
 
-For each held-out dataset and seed: the default configuration to its full budget; then freeze-thaw search and random search,
-each with --budget_full_runs times what that default run took. Writes heldout.csv, one row a (dataset, seed, method), and
-heldout.md, the table of the README. Costs about a minute a row on two cores; resumable.
+For each held-out dataset and seed: the default configuration to its full budget; then freeze-thaw search and random
+search, each with --budget_full_runs times what that default run took. Writes heldout.csv, one row a (dataset, seed,
+method), and heldout.md, the table of the README. Costs about a minute a row on two cores; resumable.
 """
 
 import dataclasses
 import json
+import typing
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ import numpy as np
 from experiments import program, tune
 from experiments.program import setting
 from metaft.errors import InputError
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
 
 DATASETS = (
     'held_out_recall_1536',
@@ -103,7 +107,9 @@ def one(
     path = workdir / 'results.json'
     if not path.exists():
         job = tune.Settings(
-            **files,
+            train=files['train'],
+            validation=files['validation'],
+            test=files['test'],
             model=settings.model,
             surrogate=settings.surrogate,
             workdir=workdir,
@@ -124,7 +130,7 @@ def one(
     return json.loads(path.read_text())
 
 
-def table(frame: 'pd.DataFrame') -> str:  # noqa: F821
+def table(frame: 'pd.DataFrame') -> str:
     """Return the comparison in Markdown: mean test loss with a 95 % bootstrap interval over seeds."""
     from scipy.stats import bootstrap
 

@@ -1,6 +1,6 @@
 """Pretrain a small Phi-3 on the text of the synthetic world: the base model that finetuning starts from.
 
-    python -m experiments.pretrain --workdir=runs/pretrain
+    launch/local.sh pretrain --workdir=runs/pretrain
 
 Trains the tokenizer, then the model, and leaves both in `WORKDIR/model` as a Hugging Face directory, with the settings
 and the curve in `pretraining.json`. The shipped base (`metaft/assets/phi3_tiny`) is what the defaults give. Expect five

@@ -1,12 +1,14 @@
 """What did all finished runs teach? Trains the surrogate on the meta-dataset, and on what past `tune` runs measured.
 
     launch/local.sh train_surrogate --workdir=runs/surrogate
-    launch/local.sh train_surrogate --workdir=runs/surrogate_mine --workdirs=runs/mine,runs/other    # learn from own use
-    launch/local.sh train_surrogate --workdir=runs/check --heldout_datasets=recall_job_16,rule_288   # how good is it?
+    launch/local.sh train_surrogate --workdir=runs/surrogate_mine --workdirs=runs/mine,runs/other    # learn from own
+    use launch/local.sh train_surrogate --workdir=runs/check --heldout_datasets=recall_job_16,rule_288   # how good is
+    it?
 
-Writes the checkpoint to WORKDIR/surrogate (`tune --surrogate=WORKDIR/surrogate` takes it) and `metrics.json`: the loss on datasets
-that members left out, by step, and for --heldout_datasets the log likelihood, error, rank correlation and coverage by the number
-of observations. Expect under ten minutes on two cores, and a log likelihood that rises with the observations.
+Writes the checkpoint to WORKDIR/surrogate (`tune --surrogate=WORKDIR/surrogate` takes it) and `metrics.json`: the loss
+on datasets that members left out, by step, and for --heldout_datasets the log likelihood, error, rank correlation and
+coverage by the number of observations. Expect under ten minutes on two cores, and a log likelihood that rises with the
+observations.
 """
 
 import dataclasses
@@ -64,7 +66,12 @@ def train(settings: Settings, workdir: Path) -> None:
     tables = read_tables(settings)
     train_tables, heldout = splits.leave_out(tables, settings.heldout_datasets)
     recipe = ensemble.EnsembleSettings(settings.num_members, TrainingSettings(steps=settings.steps))
-    columns = (TextColumn('{task.description}'), BarColumn(), TimeRemainingColumn(), TextColumn('loss {task.fields[loss]:.3f}'))
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn('loss {task.fields[loss]:.3f}'),
+    )
     with Progress(*columns) as progress:
         bars = {phase: progress.add_task(text, total=settings.steps, loss=float('nan'))
                 for phase, text in (('folds', 'leaving datasets out'), ('members', 'on all datasets'))}  # fmt: skip

@@ -4,8 +4,9 @@
     launch/local.sh tune --train=qa_train.jsonl --validation=qa_val.jsonl --test=qa_test.jsonl --budget_seconds=300 \\
         --workdir=runs/mine
 
-Ranks configurations by what a surrogate learned on other tasks, spends the budget on freeze-thaw search over real runs, tests
-the best measured checkpoint, and leaves settings, measurements, ranking, results, the adapter, a picture and a report in
+Ranks configurations by what a surrogate learned on other tasks, spends the budget on freeze-thaw search over real
+runs, tests the best measured checkpoint, and leaves settings, measurements, ranking, results, the adapter, a picture
+and a report in
 --workdir. Interrupted, the same command goes on. Cost: the budget, and about a minute around it.
 """
 
@@ -15,11 +16,20 @@ import json
 import math
 import shlex
 import time
+import typing
 from pathlib import Path
 
 from experiments import program
 from experiments.program import setting
 from metaft.errors import BudgetError, ConfigurationError, InputError
+
+if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
+    import pandas as pd
+
+    from metaft.metadataset.records import TaskRecord
+    from metaft.report.terminal import Terminal
+    from metaft.tasks.dataset import Dataset
+    from metaft.tuning.problem import Problem
 
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 DEMONSTRATION_METHODS = ('lora',)
@@ -94,7 +104,7 @@ def main(settings: Settings) -> None:
     report(settings, problem, ranking, results, console)
 
 
-def prepare(settings: Settings, console: 'Terminal') -> 'Problem':  # noqa: F821
+def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     """Load everything, refuse what cannot work, evaluate the base model and compute the meta-features."""
     from metaft.executors.local import LocalExecutor
     from metaft.finetune.search_space import PROMPT_LENGTHS
@@ -161,7 +171,7 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':  # noqa: F821
     )
 
 
-def load_data(settings: Settings) -> 'Dataset':  # noqa: F821
+def load_data(settings: Settings) -> 'Dataset':
     """Return the user's dataset, or the demonstration."""
     from metaft.tasks import catalogue
     from metaft.tasks.dataset import load_dataset
@@ -184,7 +194,7 @@ def fingerprints(settings: Settings) -> dict[str, str]:
     }
 
 
-def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRecord', float]:  # noqa: F821
+def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRecord', float]:
     """Return the task's meta-features and reference values, and the seconds they took."""
     from metaft.metadataset.records import TaskRecord
     from metaft.tasks.meta_features import meta_features
@@ -203,7 +213,7 @@ def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRec
     return record, features.seconds
 
 
-def rank(problem: 'Problem', console: 'Terminal') -> 'pd.DataFrame':  # noqa: F821
+def rank(problem: 'Problem', console: 'Terminal') -> 'pd.DataFrame':
     """Rank all candidates by transfer alone; print the best and write ranking.csv."""
     from metaft.search.ranking import rank as rank_configurations
 
@@ -218,7 +228,7 @@ def rank(problem: 'Problem', console: 'Terminal') -> 'pd.DataFrame':  # noqa: F8
     return table
 
 
-def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> None:  # noqa: F821
+def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> None:
     """Spend the budget, showing who is advanced and who leads."""
     from metaft.search.baselines import random_search
     from metaft.search.freeze_thaw import FreezeThaw
@@ -240,7 +250,7 @@ def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', cons
         )
 
 
-def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:  # noqa: F821
+def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:
     """Raise BudgetError when not even the cheapest first measurement fits into the budget."""
     from metaft.finetune.budget import fractions
 
@@ -248,12 +258,12 @@ def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:  # no
     first = full_run * float(fractions()[0])
     if first > settings.budget_seconds:
         raise BudgetError(
-            f'--budget_seconds={settings.budget_seconds:g} is too small for one step: the first measurement of the cheapest '
-            f'configuration takes about {first:.2g} s here, a full run {full_run:.2g} s'
+            f'--budget_seconds={settings.budget_seconds:g} is too small for one step: the first measurement of the '
+            f'cheapest configuration takes about {first:.2g} s here, a full run {full_run:.2g} s'
         )
 
 
-def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:  # noqa: F821
+def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
     """Test the incumbent and what it is compared with, export the adapter, write results.json."""
     from metaft.tuning import outcome
 
@@ -278,7 +288,8 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
             'no run has a finite loss, so there is no adapter; give a larger budget or other --restrict bounds'
         )
     else:
-        where = outcome.export(problem, *ledger.incumbent_adapter(), base_model=settings.model)
+        configuration, adapter = ledger.incumbent_adapter()
+        where = outcome.export(problem, configuration, adapter, settings.model)
         console.say(f'wrote {where}')
     if settings.compare or (settings.compare is None and settings.is_demonstration):
         console.say('running the default configuration, given the same budget of its own ...')
@@ -289,10 +300,10 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
 
 def report(
     settings: Settings,
-    problem: 'Problem',  # noqa: F821
-    ranking: 'pd.DataFrame',  # noqa: F821
+    problem: 'Problem',
+    ranking: 'pd.DataFrame',
     results: dict,
-    console: 'Terminal',  # noqa: F821
+    console: 'Terminal',
 ) -> None:
     """Write learning_curves.png and report.html, and print what was found."""
     from metaft.report import html, plots
@@ -333,9 +344,9 @@ def report(
     console.say(f'report: {settings.workdir / "report.html"}')
 
 
-def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:  # noqa: F821
+def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:
     """Return what was asked, for the report's table."""
-    dataset = problem.dataset
+    dataset, methods = problem.dataset, sorted({c.method for c in problem.candidates})
     sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
     return {
         'Base model': settings.model
@@ -346,7 +357,7 @@ def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:  # noqa: F8
         'Budget': f'{settings.budget_seconds:g} s',
         'Full run': f'{settings.max_examples:,} training examples',
         'Metric': settings.metric,
-        'Candidates': f'{len(problem.candidates):,} configurations of {", ".join(sorted({c.method for c in problem.candidates}))}',
+        'Candidates': f'{len(problem.candidates):,} configurations of {", ".join(methods)}',
         'Command': command(settings),
     }
 

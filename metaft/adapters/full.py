@@ -1,6 +1,7 @@
 """Full-model tuning seen as an adapter: what is trained is a copy of every weight, in float32.
 
-A member's adapter is the model's state as a flat dict {path: array}. There is nothing to share, so a population is a `vmap`
+A member's adapter is the model's state as a flat dict {path: array}. There is nothing to share, so a population is a
+`vmap`
 over members: fit for small bases; large ones run one at a time.
 """
 

@@ -2,10 +2,10 @@
 
     y = W0 x + (alpha / r) B A dropout(x)        (Hu et al., arXiv 2106.09685)
 
-A member's adapter is a flat dict {module path: {'lora_A': [D, R], 'lora_B': [R, F]}}; in a population every leaf has a leading
-axis M. Ranks below R are masked, target modules left out have scale 0, so one compiled program serves all of them. The base
-matmul sees the members folded into the batch; only the two LoRA einsums keep the member axis. Adapters are float32 whatever
-the base is.
+A member's adapter is a flat dict {module path: {'lora_A': [D, R], 'lora_B': [R, F]}}; in a population every leaf has a
+leading axis M. Ranks below R are masked, target modules left out have scale 0, so one compiled program serves all of
+them. The base matmul sees the members folded into the batch; only the two LoRA einsums keep the member axis. Adapters
+are float32 whatever the base is.
 """
 
 import jax
@@ -22,7 +22,8 @@ _PARENT = {'attention': 'self_attn', 'mlp': 'mlp'}
 
 
 def module_paths(num_layers: int) -> list[tuple[str, int, str, str]]:
-    """Return (path, layer, group, module name) of every linear layer that can carry a LoRA, in the order of the forward pass.
+    """Return (path, layer, group, module name) of every linear layer that can carry a LoRA, in the order of the
+    forward pass.
 
     Paths are Hugging Face's, for example 'layers.0.self_attn.qkv_proj'.
     """
@@ -35,7 +36,7 @@ def module_paths(num_layers: int) -> list[tuple[str, int, str, str]]:
 
 
 def init(model: Phi3, key: Array, mask_R: Array) -> dict:
-    """Return one member's adapter: A ~ U(-1/sqrt(D), 1/sqrt(D)) on the columns in use, B = 0, so that it changes nothing.
+    """Return one member's adapter: A ~ U(-1/sqrt(D), 1/sqrt(D)) on the columns in use, B = 0: it changes nothing.
 
     Args:
       model: gives the layers' widths.
@@ -77,8 +78,8 @@ def settings(*, rank: int, alpha: float, dropout: float, targets: str, max_rank:
 def adapt(model: Phi3, adapter: dict, settings: dict, key_M: Array | None = None) -> Phi3:
     """Put a population's adapters in front of the base's linear layers; `model` itself is changed and returned.
 
-    Meant to be called on a freshly merged model, inside jit. The adapted model takes x_BLD whose batch is M members' batches
-    one after another.
+    Meant to be called on a freshly merged model, inside jit. The adapted model takes x_BLD whose batch is M members'
+    batches one after another.
 
     Args:
       adapter: leaves with leading axis M.

@@ -1,7 +1,7 @@
 """Prompt tuning for a population: trained vectors in front of the input (Lester et al., arXiv 2104.08691).
 
-A member's adapter is {'prompt_embeddings': [P, D]}; in a population with a leading axis M. Members with fewer than P vectors use
-the last ones (next to the text); the rest is masked out of attention and takes no position.
+A member's adapter is {'prompt_embeddings': [P, D]}; in a population with a leading axis M. Members with fewer than P
+vectors use the last ones (next to the text); the rest is masked out of attention and takes no position.
 """
 
 import jax
@@ -23,7 +23,7 @@ def settings(*, length: int) -> dict:
 
 
 def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
-    """Return the final hidden states [M*B, L, D] of the text (the prompt's own are cut off) for right-padded tokens [M*B, L]."""
+    """Return the final hidden states [M*B, L, D] of right-padded tokens [M*B, L]; the prompt's own are cut off."""
     del key_M  # nothing random here
     prompt_MPD = adapter['prompt_embeddings']
     m, p, d = prompt_MPD.shape

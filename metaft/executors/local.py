@@ -1,7 +1,7 @@
 """Runs on this process's devices: a population a method, runs frozen in host memory and, if wanted, on disk.
 
-The executor trains, measures and remembers; which run goes how far is the caller's decision. It is the live counterpart of
-`metaft.search.replay`.
+The executor trains, measures and remembers; which run goes how far is the caller's decision. It is the live
+counterpart of `metaft.search.replay`.
 """
 
 import dataclasses
@@ -105,7 +105,8 @@ class LocalExecutor:
 
         Args:
           jobs: what to do; all of the same method.
-          on_measurement: called with each measurement, and a function that gives the run's adapter as it is measured, before the
+          on_measurement: called with each measurement, and a function that gives the run's adapter as it is measured,
+            before the
             run is frozen: what it stores is never behind the frozen run.
           should_stop: asked after every few micro-batches; True freezes the runs where they are, unmeasured.
 
@@ -222,7 +223,8 @@ class LocalExecutor:
         if job.run_id not in self._runs:
             run = _Run(population.new_member(job.configuration, job.seed))
             if path is not None and path.exists():
-                found = checkpoints.load(path, {'member': run.member, 'seconds': np.zeros((), np.float64)})
+                like: dict = {'member': run.member, 'seconds': np.zeros((), np.float64)}
+                found = checkpoints.load(path, like)
                 run = _Run(found['member'], float(found['seconds']))
             self._runs[job.run_id] = run
         return self._runs[job.run_id]

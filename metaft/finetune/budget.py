@@ -1,7 +1,7 @@
 """Fidelity: the one grid of budgets on which every run is measured.
 
-A *full run* sees `max_examples` training examples whatever its batch size. The grid is log-spaced, two points an octave,
-because learning curves of finetuning are near straight in log budget (arXiv 2402.17193).
+A *full run* sees `max_examples` training examples whatever its batch size. The grid is log-spaced, two points an
+octave, because learning curves of finetuning are near straight in log budget (arXiv 2402.17193).
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
 """A frozen run on disk: one safetensors file, written whole or not at all.
 
-One file of plain arrays and a rename take milliseconds, where an Orbax directory takes a tenth of a second: a freeze-thaw search
-freezes a run every few hundred milliseconds. Long pretraining uses Orbax (experiments/pretrain.py).
+One file of plain arrays and a rename take milliseconds, where an Orbax directory takes a tenth of a second: a
+  freeze-thaw search freezes a run every few hundred milliseconds. Long pretraining uses Orbax
+  (experiments/pretrain.py).
 """
 
 import os

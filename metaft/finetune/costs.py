@@ -2,9 +2,9 @@
 
 Counted are the FLOPs that the method needs (2 a multiply-add), not those that a padded program happens to do:
 
-    forward of a token    2 * (weights of the blocks' linear layers) + 4 * L * N * H a layer for attention (scores and values)
-    output head           2 * D * V at the answer's tokens only
-    LoRA branch           2 * r * (D + F) a target layer
+    forward of a token    2 * (weights of the blocks' linear layers) + 4 * L * N * H a layer for attention (scores and
+    values) output head           2 * D * V at the answer's tokens only LoRA branch           2 * r * (D + F) a target
+    layer
     training              base: forward and backward through activations (2 x); LoRA: also its weights (3 x);
                           full tuning: everything 3 x
 """
@@ -21,7 +21,7 @@ from metaft.phi3 import Phi3Config
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Cumulative cost of a run: its own share of wall time in seconds, FLOPs, and tokens trained on (padding left out)."""
+    """Cumulative cost of a run: its share of wall time in seconds, FLOPs, and tokens trained on without padding."""
 
     seconds: float
     flops: float
@@ -41,7 +41,7 @@ def linear_shapes(config: Phi3Config) -> dict[str, tuple[int, int]]:
 
 
 def forward_flops(config: Phi3Config, length_N: np.ndarray, answer_N: np.ndarray) -> np.ndarray:
-    """Return the FLOPs of one forward pass by row, float64 [N], for rows of `length_N` tokens with `answer_N` answer tokens."""
+    """Return the FLOPs of one forward pass over each row, float64 [N], of which `answer_N` tokens are the answer's."""
     length = np.asarray(length_N, float)
     weights = sum(i * o for i, o in linear_shapes(config).values())
     attention = 4.0 * length * config.num_attention_heads * config.head_dim

@@ -23,9 +23,9 @@ class Rows:
       max_answer: static A, at least every answer's number of tokens with its stop token.
     """
 
-    tokens_NL: Array
-    answer_start_N: Array
-    length_N: Array
+    tokens_NL: Array | np.ndarray
+    answer_start_N: Array | np.ndarray
+    length_N: Array | np.ndarray
     max_answer: int
 
     def take(self, index) -> 'Rows':

@@ -1,4 +1,4 @@
-"""The three finetuning methods as one interface over `metaft.adapters`: what a configuration trains, and how the model sees it."""
+"""The three finetuning methods as one interface over `metaft.adapters`: what is trained, and how the model sees it."""
 
 import dataclasses
 from collections.abc import Callable

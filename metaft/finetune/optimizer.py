@@ -1,4 +1,4 @@
-"""AdamW whose hyperparameters are arrays, so that the members of a population may differ in them without recompiling."""
+"""AdamW whose hyperparameters are arrays, so that members of a population differ in them without recompiling."""
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ def hyperparameters(configuration: Configuration, total_steps: int) -> dict[str,
 
 
 def learning_rate(hyper: dict[str, Array], step: Array) -> Array:
-    """Return the learning rate of update `step` (0 is the first): linear warm-up, then constant, linear or cosine to zero.
+    """Return the learning rate of update `step` (0 is the first): linear warm-up, then constant, linear or cosine to
+    zero.
 
     Warm-up reaches the peak at update `warmup_steps`; the first update is never at zero.
     """

@@ -1,7 +1,8 @@
 """A population: runs of one method trained together in one compiled step over one frozen base.
 
-The step takes micro-batches of `micro_batch` rows a member. A member with a larger batch accumulates gradients over several and
-then updates, so batch size, like every other hyperparameter, is an array over members and never recompiles. Members are
+The step takes micro-batches of `micro_batch` rows a member. A member with a larger batch accumulates gradients over
+several and then updates, so batch size, like every other hyperparameter, is an array over members and never
+recompiles. Members are
 independent: one that has finished, diverged or pauses is masked and does not disturb the others.
 
     loss of an update = sum of nats over answer-and-stop tokens of its batch / their number
@@ -55,15 +56,15 @@ class Member:
     micro: Array
     key: Array
     alive: Array
-    loss_sum: Array
-    loss_tokens: Array
+    loss_sum: Array | np.ndarray
+    loss_tokens: Array | np.ndarray
 
 
 jax.tree_util.register_dataclass(Member)
 
 
 def hyperparameters(configuration: Configuration, total_steps: int) -> dict:
-    """Return what differs between members but is not trained, as NumPy arrays: {'optimizer', 'adapter', 'micro_batches'}."""
+    """Return what members differ in but do not train, as NumPy arrays: {'optimizer', 'adapter', 'micro_batches'}."""
     return jax.tree.map(
         np.asarray,
         {
@@ -118,7 +119,7 @@ class Population:
         return jax.tree.map(pick, members)
 
     def training_loss(self, slot: int) -> float:
-        """Return the slot's mean training loss (nats a token; NaN if nothing was seen) since the last call, and start anew."""
+        """Return the slot's mean training loss since the last call (nats a token; NaN if nothing was seen)."""
         sums, tokens = np.array(self._members.loss_sum), np.array(self._members.loss_tokens)
         mean = float(sums[slot] / tokens[slot]) if tokens[slot] else float('nan')
         sums[slot] = tokens[slot] = 0.0
@@ -235,7 +236,7 @@ def answer_scores(graphdef, method: str, params, trainable, settings, rows: Rows
 
 
 def _evaluate(graphdef, method, params, trainable, settings, rows: Rows):
-    """Return [3, M]: nats, tokens, exact matches, of the same rows [B, ...] for every member; rows of length 0 are padding."""
+    """Return [3, M]: nats, tokens, exact matches on the same rows [B, ...] for every member; length 0 is padding."""
     m = jax.tree.leaves(trainable)[0].shape[0]
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (m, *x.shape)), rows)
     nats, mask, right = answer_scores(graphdef, method, params, trainable, settings, rows, None)
@@ -250,7 +251,7 @@ def _evaluate(graphdef, method, params, trainable, settings, rows: Rows):
 
 
 def _advance(graphdef, method, params, members: Member, hyper, batches: Rows, left_M, num):
-    """Run the first `num` micro-batches of `batches` [S, M, B, ...]; member m takes part while its count `left_M` lasts."""
+    """Run the first `num` micro-batches of `batches` [S, M, B, ...]; a member takes part while its `left_M` lasts."""
 
     def body(i, members):
         return _micro_step(graphdef, method, params, members, hyper, batches.take(i), i < left_M)
@@ -287,7 +288,7 @@ def _micro_step(graphdef, method, params, members: Member, hyper, rows: Rows, ac
 
 
 def _update(hyper, full_M, members: Member) -> Member:
-    """Apply the accumulated gradients of the members in `full_M`; one whose update is not finite dies with its old weights."""
+    """Apply the accumulated gradients of the members in `full_M`; an update that is not finite kills its member."""
     mean = jax.tree.map(lambda g: g / _like(jnp.maximum(members.tokens, 1.0), g), members.gradients)
     trainable, opt_state = jax.vmap(optimizer.update)(hyper, members.step, mean, members.opt_state, members.trainable)
     finite_M = jnp.stack([jnp.all(jnp.isfinite(x.reshape(x.shape[0], -1)), axis=1) for x in jax.tree.leaves(trainable)])

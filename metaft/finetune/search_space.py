@@ -1,7 +1,8 @@
 """The search space and a point of it.
 
-`Configuration` is the record that everything downstream carries; `search_space` is the same thing as a ConfigSpace object,
-with its conditions, for sampling. Ranges are set so that the best values of tiny (0.2 M) and of large (3.8 B) bases lie inside.
+`Configuration` is the record that everything downstream carries; `search_space` is the same thing as a ConfigSpace
+object, with its conditions, for sampling. Ranges are set so that the best values of tiny (0.2 M) and of large (3.8 B)
+bases lie inside.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ RANKS = (1, 2, 4, 8, 16, 32)
 PROMPT_LENGTHS = (1, 2, 4, 8, 16, 32)
 
 # Four decades each. LoRA's best is about ten times full tuning's and nearly independent of rank (LoRA without regret,
-# 2025); prompt tuning wants another factor of 10-300 (arXiv 2402.17193 used 1e-3 / 1e-2 / 3e-1 for full / LoRA / prompt).
+# 2025); prompt tuning wants another factor of 10-300 (arXiv 2402.17193: 1e-3 / 1e-2 / 3e-1 for full / LoRA / prompt).
 LEARNING_RATES = {'lora': (3e-5, 3e-1), 'full': (3e-6, 3e-2), 'prompt': (3e-4, 3.0)}
 
 # Fields that only one method has; None elsewhere.

@@ -13,7 +13,8 @@ _FILES = ('*.json', '*.safetensors', 'tokenizer.model', '*.jinja')
 
 
 def model_directory(name: str) -> Path:
-    """Return the directory of a model, downloading it where `name` is a hub id such as 'microsoft/Phi-3-mini-4k-instruct'.
+    """Return the directory of a model, downloading it where `name` is a hub id such as
+    'microsoft/Phi-3-mini-4k-instruct'.
 
     Raises:
       ModelError: it is neither a directory nor a repository that can be reached.
@@ -29,6 +30,6 @@ def model_directory(name: str) -> Path:
         offline = ' (HF_HUB_OFFLINE is set)' if os.environ.get('HF_HUB_OFFLINE') == '1' else ''
         first_line = str(error).strip().split('\n')[0]
         raise ModelError(
-            f'model {name!r} is no local directory and cannot be fetched from the Hugging Face hub{offline}: {first_line}; '
-            'download it and give its directory'
+            f'model {name!r} is no local directory and cannot be fetched from the Hugging Face hub{offline}: '
+            f'{first_line}; download it and give its directory'
         ) from None

@@ -71,9 +71,9 @@ class Ledger:
     def record(self, measurement: Measurement, adapter: Callable[[], dict]) -> None:
         """Keep a measurement, and its adapter where it is the best so far."""
         best = self.incumbent()
-        if best is None or score(measurement, self.metric) < score(best, self.metric):
-            if measurement.status != 'diverged':
-                self._keep(measurement, adapter())
+        is_best = best is None or score(measurement, self.metric) < score(best, self.metric)
+        if is_best and measurement.status != 'diverged':
+            self._keep(measurement, adapter())
         store.append(self.workdir / 'measurements.jsonl', measurement)
         self.measurements.append(measurement)
         self._write_progress()
@@ -123,7 +123,7 @@ _SEPARATOR = '|'  # module paths hold dots
 
 
 def _flat(tree: dict, prefix: str = '') -> dict:
-    out = {}
+    out: dict = {}
     for key, value in tree.items():
         name = f'{prefix}{_SEPARATOR}{key}' if prefix else key
         out |= _flat(value, name) if isinstance(value, dict) else {name: value}

@@ -13,8 +13,8 @@ from metaft.metadataset.records import Measurement
 from metaft.search.observations import Observations, Searcher, Suggestion
 from metaft.tuning.ledger import Ledger, score
 
-# The training step holds the forward and the backward pass of every layer and the optimizer; compiling it took four to six
-# times as long as compiling the evaluation (two-core CPU, 3 layers). Used until a program of a method was compiled here.
+# The training step holds the forward and the backward pass of every layer and the optimizer; compiling it took four to
+# six times as long as compiling the evaluation (two-core CPU, 3 layers). Used until a method was compiled here.
 TRAIN_TO_EVALUATION_COMPILE = 5.0
 GRACE = 0.02  # of the budget: a step may run over by this much before it is cut off
 

@@ -1,4 +1,4 @@
-"""After the search: the test split, the default configuration for comparison, and the adapter in a format that others read."""
+"""After the search: the test split, the default configuration for comparison, the adapter in PEFT's format."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def default(problem: Problem, budget_seconds: float) -> dict | None:
 
 
 def export(problem: Problem, configuration: Configuration, adapter: dict, base_model: str) -> Path:
-    """Write what was trained and return where: `adapter/` in PEFT's format, or `model/` as Hugging Face's for full tuning."""
+    """Write what was trained and return where: `adapter/` in PEFT's format, or for full tuning a whole `model/`."""
     workdir, model = problem.workdir, problem.executor.task.model
     if configuration.method == 'full':
         save_pretrained(full.adapt(model, adapter), workdir / 'model')

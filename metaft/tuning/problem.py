@@ -139,8 +139,8 @@ def without_unaffordable(
 ) -> tuple[list[Configuration], list[str]]:
     """Leave full tuning out where it would not fit into memory.
 
-    Weights, gradients and Adam's two moments are 16 bytes a weight in float32; twice that is reckoned with, for the run that is
-    frozen while another trains, and half of the memory is left to activations and the base.
+    Weights, gradients and Adam's two moments are 16 bytes a weight in float32; twice that is reckoned with, for the
+    run that is frozen while another trains, and half of the memory is left to activations and the base.
 
     Args:
       asked: full tuning was asked for by name, so leaving it out silently would be wrong.
