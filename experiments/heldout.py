@@ -32,7 +32,7 @@ METHODS = ('default', 'random', 'metaft')
 @dataclasses.dataclass(frozen=True)
 class Settings:
     workdir: Path = setting(Path('runs/heldout'), 'where results go')
-    datasets: tuple[str, ...] = setting(DATASETS, 'names of HELD_OUT in the catalogue')
+    datasets: tuple[str, ...] = setting((), 'names of HELD_OUT in the catalogue; all of them if empty')
     num_seeds: int = setting(5, 'repetitions: other candidates, initialisations and data orders')
     budget_full_runs: float = setting(2.0, 'budget of a search, in full runs of the default configuration')
     model: str = setting(tune.Settings.model, 'directory of the base model')
@@ -49,13 +49,15 @@ def main(settings: Settings) -> None:
     """Run what is missing, then write the table."""
     import pandas as pd
 
+    from metaft.tasks import catalogue
+
     program.prepare_workdir(settings.workdir, settings, ('budget_full_runs', 'model'))
     rows = []
-    for dataset in settings.datasets:
+    for dataset in settings.datasets or tuple(catalogue.HELD_OUT):
         files = export(settings.workdir / 'data', dataset)
         for seed in range(settings.num_seeds):
             default = one(settings, files, dataset, 'default', seed, budget_seconds=3600.0)
-            seconds = settings.budget_full_runs * default['default']['cost_seconds']
+            seconds = settings.budget_full_runs * default['default']['full_run_seconds']
             for method in METHODS:
                 results = default if method == 'default' else one(settings, files, dataset, method, seed, seconds)
                 found = results['default' if method == 'default' else 'incumbent'] or results['zero_shot']
@@ -67,7 +69,7 @@ def main(settings: Settings) -> None:
                         'test_loss': found['test_loss'],
                         'test_exact_match': found['test_exact_match'],
                         'zero_shot_test_loss': results['zero_shot']['test_loss'],
-                        'spent_seconds': default['default']['cost_seconds']
+                        'spent_seconds': default['default']['full_run_seconds']
                         if method == 'default'
                         else results['spent_seconds'],
                         'budget_seconds': seconds,

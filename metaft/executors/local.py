@@ -74,6 +74,7 @@ class LocalExecutor:
     ):
         self.task, self.width, self.directory, self.measure_test = task, width, directory, measure_test
         self.compile_seconds: dict[str, float] = {}
+        self.evaluation_seconds = 0.0  # of the last measurement
         self._versions = dict(versions or {'jax': jax.__version__})
         self._populations: dict[str, Population] = {}
         self._runs: dict[str, _Run] = {}
@@ -162,7 +163,9 @@ class LocalExecutor:
         targets = [None if p is None else g.steps_T[p] for p, g in zip(points, grids, strict=True)]
         ended = population.advance(targets + [None] * (population.width - len(targets)), should_stop)
         if ended:
+            trained = time.perf_counter()
             scores = population.evaluate(self.task.validation)
+            self.evaluation_seconds = time.perf_counter() - trained
         seconds = time.perf_counter() - start
         examples = [
             0 if p is None else (population.steps()[s] - before[s]) * jobs[s].configuration.batch_size

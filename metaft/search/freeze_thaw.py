@@ -27,12 +27,14 @@ class FreezeThawSettings:
 
     cost_exponent: float = 0.25  # of the seconds of a step; 0 ignores the cost, 1 divides by it
     minimum_step_share: float = 0.01  # of the whole budget: a cheaper step is not worth a decision
+    minimum_step_visits: float = 3.0  # a step takes at least this many times what deciding and measuring cost
     reserve_share: float = 0.02  # of the remaining seconds, kept for the error of the predicted cost
     minimum_gain: float = 1e-5  # in the surrogate's transformed unit: below it nothing can be gained any more
 
     def __post_init__(self):
-        if self.cost_exponent < 0:
-            raise ValueError(f'cost_exponent is {self.cost_exponent}; it must be at least 0')
+        for name in ('cost_exponent', 'minimum_step_visits'):
+            if getattr(self, name) < 0:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0')
         for name in ('minimum_step_share', 'reserve_share'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be in [0, 1)')
@@ -81,7 +83,10 @@ class FreezeThaw:
             prediction,
             remaining_seconds * (1.0 - self.settings.reserve_share),
             cost_exponent=self.settings.cost_exponent,
-            minimum_step_seconds=self.settings.minimum_step_share * budget_seconds,
+            minimum_step_seconds=max(
+                self.settings.minimum_step_share * budget_seconds,
+                self.settings.minimum_step_visits * observations.measurement_seconds,
+            ),
         )
 
 

@@ -56,7 +56,8 @@ def default(problem: Problem, budget_seconds: float) -> dict | None:
     finally:
         ledger.stop_clock()
     found = incumbent(problem, ledger)
-    return found and found | {'spent_seconds': ledger.spent_seconds}
+    furthest = max(m.cost_seconds for m in ledger.measurements) if ledger.measurements else 0.0
+    return found and found | {'spent_seconds': ledger.spent_seconds, 'full_run_seconds': furthest}
 
 
 def export(problem: Problem, configuration: Configuration, adapter: dict, base_model: str) -> Path:
