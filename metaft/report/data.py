@@ -155,5 +155,7 @@ def started_runs(data: ReportData) -> pd.DataFrame:
         'predicted_high',
         'predicted_seconds',
     )
-    frame = pd.DataFrame(rows, columns=list(names))
+    frame = pd.DataFrame(rows, columns=list(names)).astype(
+        {'configuration_index': int, **dict.fromkeys(names[2:], float)}
+    )
     return frame.sort_values('best_value', kind='stable', na_position='last', ignore_index=True)
