@@ -6,8 +6,7 @@
 
 Ranks configurations by what a surrogate learned on other tasks, spends the budget on freeze-thaw search over real
 runs, tests the best measured checkpoint, and leaves settings, measurements, ranking, results, the adapter, a picture
-and a report in
---workdir. Interrupted, the same command goes on. Cost: the budget, and about a minute around it.
+and a report in --workdir. Interrupted, the same command goes on. Cost: the budget, and about a minute around it.
 """
 
 import dataclasses
