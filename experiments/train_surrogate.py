@@ -1,9 +1,8 @@
 """What did all finished runs teach? Trains the surrogate on the meta-dataset, and on what past `tune` runs measured.
 
     launch/local.sh train_surrogate --workdir=runs/surrogate
-    launch/local.sh train_surrogate --workdir=runs/surrogate_mine --workdirs=runs/mine,runs/other    # learn from own
-    use launch/local.sh train_surrogate --workdir=runs/check --heldout_datasets=recall_job_16,rule_288   # how good is
-    it?
+    launch/local.sh train_surrogate --workdir=runs/mine_too --workdirs=runs/mine,runs/other     # learn from own use
+    launch/local.sh train_surrogate --workdir=runs/check --heldout_datasets=recall_job_16       # how good is it?
 
 Writes the checkpoint to WORKDIR/surrogate (`tune --surrogate=WORKDIR/surrogate` takes it) and `metrics.json`: the loss
 on datasets that members left out, by step, and for --heldout_datasets the log likelihood, error, rank correlation and

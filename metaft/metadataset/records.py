@@ -1,7 +1,7 @@
 """The two rows of the meta-dataset: a `Measurement` of a run, and the `TaskRecord` it belongs to.
 
-A row is a flat dictionary of scalars, so that it is one JSON line and one Parquet row alike: the entries of a dictionary
-field become `field.NAME`. How rows are stored is `store`'s business, what they mean together `tables`'.
+A row is a flat dictionary of scalars, so that it is one JSON line and one Parquet row alike: the entries of a
+dictionary field become `field.NAME`. How rows are stored is `store`'s business, what they mean together `tables`'.
 """
 
 import dataclasses

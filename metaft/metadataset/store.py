@@ -1,8 +1,8 @@
 """Append-only files of measurements: JSON lines while runs go on, Parquet to publish.
 
 Any number of processes may append to one file: a line is written in a single write under an exclusive lock and synced
-before `append` returns, so a measurement that was reported is on the disk. A process killed inside the write leaves a torn
-line; the next writer starts a new line after it, and a reader drops it and says so.
+before `append` returns, so a measurement that was reported is on the disk. A process killed inside the write leaves a
+torn line; the next writer starts a new line after it, and a reader drops it and says so.
 """
 
 import contextlib
@@ -60,8 +60,8 @@ def append(path: str | os.PathLike, measurement: Measurement) -> None:
 def read(path: str | os.PathLike) -> Log:
     """Reads a file of measurements; a file that does not exist is empty.
 
-    A cut JSON object never parses, so a line that does not parse was torn. A line that parses and is no measurement is a
-    DataError that names file and row.
+    A cut JSON object never parses, so a line that does not parse was torn. A line that parses and is no measurement
+    is a DataError that names file and row.
     """
     path = pathlib.Path(path)
     measurements, num_torn = [], 0
@@ -87,7 +87,8 @@ def merge_to_parquet(paths: Iterable[str | os.PathLike], destination: str | os.P
     A run that was measured twice at the same budget (a crash between measuring and recording its end) keeps the later
     row. The destination is replaced in one step.
     """
-    latest, num_torn = {}, 0
+    latest: dict[tuple, Measurement] = {}
+    num_torn = 0
     for path in sorted(map(str, paths)):
         log = read(path)
         num_torn += log.num_torn

@@ -1,1 +1,11 @@
-"""The surrogate: what a deep set, meta-learned over many tasks, predicts of learning curves and costs on a new one."""
+"""The surrogate: from what is known and observed of a task to distributions of value and cost over the budget axis.
+
+transforms  values and costs -> the space everything below works in, and back
+encoding    configurations and meta-features -> numbers;  coverage: what of them is new
+curves      a learning curve so far -> features
+context     runs so far -> what the network reads
+deep_set    the network;  likelihood: its mixtures of Gaussians
+episodes    what it is trained on;  training: one ensemble;  ensemble: with folds and calibration
+surrogate   checkpoint and `predict`;  prediction: the answer
+evaluation  scores on tasks that were left out
+"""

@@ -1,8 +1,9 @@
-"""The network: from the set of a task's runs so far, its meta-features and configurations to curves with their uncertainty.
+"""The network: from a task's runs so far, its meta-features and configurations to curves with their uncertainty.
 
-An observed run becomes one element (configuration, curve so far, cost). A query sees the set in two ways that do not depend on
-its order: a global pool (mean, maximum, spread), and a kernel pool, in which runs with a similar configuration count more, by
-metrics that are learned. A query's own run is left out of its kernel pool; its curve so far is given to it directly.
+An observed run becomes one element (configuration, curve so far, cost). A query sees the set of them in two ways that
+do not depend on its order: a global pool (mean, maximum, spread), and a kernel pool, in which runs with a similar
+configuration count more, by metrics that are learned. A query's own run is left out of its kernel pool; its curve so
+far is given to it directly.
 
 Deep sets: Zaheer et al., arXiv 1703.06114. The kernel pool is a Nadaraya-Watson estimate with learned metrics.
 """
@@ -13,16 +14,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from metaft.surrogate import curves
+from metaft.surrogate.context import Context, Query
 from metaft.surrogate.likelihood import Mixture
 
 _MIN_SD = 2e-3  # of a value; far below the noise of a seed
 _MIN_COST_SD = 2e-2
 _KERNEL_FLOOR = 0.1  # weight of "no neighbour": the pool shrinks to 0 far from every observation
-
 
 # Uniform: the default, a truncated normal, takes longer to compile than the network.
 _linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.lecun_uniform())
@@ -40,28 +40,6 @@ class Architecture:
     num_kernels: int = 8  # N
     kernel_size: int = 8  # H, dimensions of a learned metric
     num_components: int = 5  # G
-
-
-class Context(NamedTuple):
-    """The observed runs of a task."""
-
-    config_OE: jax.Array
-    curve_OX: jax.Array
-    row_O: jax.Array  # int32, which query a run belongs to; -1: padding
-    level: jax.Array  # of the values, what `curve_OX` is relative to
-    rate_level: jax.Array  # of the cost rates, likewise
-
-
-class Query(NamedTuple):
-    """The asked configurations of a task, with their own curves so far (length 0: none is shown)."""
-
-    config_CE: jax.Array
-    curve_CX: jax.Array
-    row_C: jax.Array  # int32
-    last_y_C: jax.Array  # transformed value at the end of the curve so far, relative to the level; 0: there is none
-    last_rate_C: jax.Array  # likewise, of the standardised log cost rate
-    last_log_budget_C: jax.Array  # log2 fraction of a full run; that of the grid's beginning if there is none
-    has_curve_C: jax.Array  # float32 0 / 1
 
 
 class Output(NamedTuple):
@@ -88,7 +66,7 @@ class DeepSet(nnx.Module):
         self.head = CurveHead(a, rngs)
 
     def __call__(self, context: Context, query: Query, task_Z: jax.Array, log_budget_CT: jax.Array) -> Output:
-        """Predicts each query at its budgets, log2 fractions of a full run (in `Output` too T are the asked budgets)."""
+        """Predicts each query at its own T budgets, log2 fractions of a full run."""
         present_O = (context.row_O >= 0).astype(jnp.float32)
         element_OD = self.element(jnp.concatenate([context.config_OE, context.curve_OX], axis=1))
         levels = jnp.stack([context.level, context.rate_level])
@@ -184,53 +162,6 @@ class CurveHead(nnx.Module):
         )
         rate_mean_CT = (has_C * query.last_rate_C + (1.0 - has_C) * rate_C)[:, None] + out_CTF[..., -2]
         return Output(value, rate_mean_CT, 0.5 * jnp.exp(jnp.clip(out_CTF[..., -1], -5.0, 2.0)) + _MIN_COST_SD)
-
-
-def observe(
-    config_CE: jax.Array,
-    shown: curves.Curves,
-    fractions_T: np.ndarray,
-    context_rows_O: jax.Array,
-    query_rows_C: jax.Array,
-    is_own_shown_C: jax.Array,
-) -> tuple[Context, Query]:
-    """Prepares what the network reads from runs and how far each has been observed.
-
-    Args:
-      config_CE: encoded configurations of all runs.
-      shown: their curves so far.
-      fractions_T: the grid.
-      context_rows_O: rows that make the context; -1: padding. Rows without an observation count as padding.
-      query_rows_C: rows that are asked about.
-      is_own_shown_C: bool, which queries see their own curve; the others are treated as not started.
-    """
-    last_C = shown.last_C
-    row_O = jnp.where(last_C[context_rows_O] >= 0, context_rows_O, -1)
-    level = _level(curves.at(shown.y_CT, jnp.maximum(last_C, 0))[row_O], row_O)
-    rate_level = _level(curves.at(shown.rate_CT, jnp.maximum(last_C, 0))[row_O], row_O)
-    shown = curves.Curves(shown.y_CT - level, shown.rate_CT - rate_level, shown.is_seen_CT)
-    feature_CX = curves.features(shown, fractions_T)
-    context = Context(config_CE[row_O], feature_CX[row_O], row_O, level, rate_level)
-
-    has_C = (is_own_shown_C & (last_C[query_rows_C] >= 0)).astype(jnp.float32)
-    last_C = jnp.maximum(jnp.where(is_own_shown_C, last_C[query_rows_C], 0), 0)
-    log_T = np.log2(np.asarray(fractions_T, np.float64)).astype(np.float32)
-    query = Query(
-        config_CE=config_CE[query_rows_C],
-        curve_CX=feature_CX[query_rows_C] * has_C[:, None],
-        row_C=query_rows_C,
-        last_y_C=has_C * curves.at(shown.y_CT[query_rows_C], last_C),
-        last_rate_C=has_C * curves.at(shown.rate_CT[query_rows_C], last_C),
-        last_log_budget_C=jnp.asarray(log_T)[last_C],
-        has_curve_C=has_C,
-    )
-    return context, query
-
-
-def _level(y_O: jax.Array, row_O: jax.Array) -> jax.Array:
-    """Returns the mean over the context, shrunk to 0 as if one more element were 0."""
-    present_O = (row_O >= 0).astype(jnp.float32)
-    return jnp.sum(y_O * present_O) / (jnp.sum(present_O) + 1.0)
 
 
 def _global_pool(element_OD: jax.Array, present_O: jax.Array) -> jax.Array:

@@ -1,8 +1,8 @@
-"""Configurations and meta-features as numbers, by ranges seen in training, and how far outside of them a question lies.
+"""Configurations and meta-features as numbers, by the ranges seen in training.
 
 An `Encoding` is fitted once, travels with the checkpoint as JSON, and encodes dictionaries with any keys: a numeric
-hyperparameter becomes its place in the seen range, [-1, 1], and a bit that says whether it is there (None: its condition does
-not hold); a category one bit a level and one for all levels never seen.
+hyperparameter becomes its place in the seen range, [-1, 1], and a bit that says whether it is there (None: its
+condition does not hold); a category one bit a level and one for all levels never seen.
 """
 
 import dataclasses
@@ -19,7 +19,6 @@ Configurations = Sequence[Mapping[str, Any]]
 _LOG_RATIO = 7.9  # below a ratio of 8 (batch sizes 8 to 64) logarithms change little
 _OVERSHOOT = 0.25  # how far beyond [-1, 1] a value outside of the seen range is moved at most
 _IGNORED = ('calibration_seconds_per_example',)  # of the machine, not of the task; costs are relative to it
-_FAR = 3.5  # robust standard deviations beyond the seen range that make a meta-feature strange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,36 +41,14 @@ class Axis:
     def of(cls, values: Sequence[float]) -> Self:
         """Fits the range; logarithmic where the values were evidently chosen so.
 
-        That is, all are positive, they span a ratio of 8 or more, and their median lies nearer to the middle of the range in
-        logarithms than as it is: so for learning rates, ranks and batch sizes, but not for momentum or dropout.
+        That is, all are positive, they span a ratio of 8 or more, and their median lies nearer to the middle of the
+        range in logarithms than as it is: so for learning rates and ranks, but not for momentum or dropout.
         """
         low, high, median = float(min(values)), float(max(values)), float(np.median(values))
         if low <= 0.0 or high / low < _LOG_RATIO:
             return cls(low, high, log=False)
         linear, log = cls(low, high, log=False), cls(low, high, log=True)
         return log if abs(log.place(median)) < abs(linear.place(median)) else linear
-
-
-@dataclasses.dataclass(frozen=True)
-class Coverage:
-    """How far a question lies outside of what the surrogate has seen; empty everywhere: it does not."""
-
-    meta_features: dict[str, float]  # name -> robust standard deviations beyond the seen range, where above 0
-    hyperparameters: dict[str, str]  # name -> what is new about it
-    unknown: tuple[str, ...]  # names never seen in training
-
-    @property
-    def is_inside(self) -> bool:
-        return not self.hyperparameters and not self.unknown and max(self.meta_features.values(), default=0.0) < _FAR
-
-    def sentences(self) -> list[str]:
-        """Says plainly what is outside, the farthest first; an empty list when nothing is."""
-        far = sorted((item for item in self.meta_features.items() if item[1] >= _FAR), key=lambda item: -item[1])
-        return (
-            [f'{name} lies {distance:.0f} standard deviations outside of the training tasks' for name, distance in far]
-            + [f'{name}: {what}' for name, what in self.hyperparameters.items()]
-            + [f'{name} was never seen in training' for name in self.unknown]
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +86,7 @@ class Encoding:
         }
         present = {name: [v for v in column if v is not None] for name, column in columns.items()}
         categories = {
-            name: tuple(sorted({_level(v) for v in values}))
+            name: tuple(sorted({level_of(v) for v in values}))
             for name, values in present.items()
             if any(isinstance(v, (str, bool)) for v in values)
         }
@@ -117,12 +94,14 @@ class Encoding:
         ranges_within = {}
         for name, category in ({'learning_rate': 'method'} if within is None else within).items():
             if name in numbers and category in categories:
-                pairs = [(v, _level(k)) for v, k in zip(columns[name], columns[category], strict=True) if v is not None]
+                pairs = [
+                    (v, level_of(k)) for v, k in zip(columns[name], columns[category], strict=True) if v is not None
+                ]
                 levels = {level: [v for v, other in pairs if other == level] for level in categories[category]}
                 ranges_within[name] = (category, {level: Axis.of(vs) for level, vs in levels.items() if vs})
         known = [{k: v for k, v in z.items() if k not in _IGNORED} for z in meta_features]
         columns_Z = {
-            name: np.array([_number(z.get(name)) for z in known]) for name in sorted({k for z in known for k in z})
+            name: np.array([number_of(z.get(name)) for z in known]) for name in sorted({k for z in known for k in z})
         }
         columns_Z = {
             name: column[np.isfinite(column)] for name, column in columns_Z.items() if np.isfinite(column).any()
@@ -158,37 +137,11 @@ class Encoding:
 
     def task(self, meta_features: Mapping[str, float], metric: str) -> np.ndarray:
         """Encodes a task's meta-features and the metric, float32 [Z]; a missing or unknown one becomes its bit."""
-        values = np.array([_number(meta_features.get(name)) for name in self.centers])
+        values = np.array([number_of(meta_features.get(name)) for name in self.centers])
         missing = ~np.isfinite(values)
         z = (values - np.array([*self.centers.values()])) / np.array([*self.scales.values()])
         z = np.where(missing, 0.0, 3.0 * np.tanh(z / 3.0))
         return np.concatenate([z, missing, [metric == level for level in METRICS]]).astype(np.float32)
-
-    def coverage(self, meta_features: Mapping[str, float], configurations: Configurations = ()) -> Coverage:
-        """Compares a task and configurations with what was seen in training."""
-        distances = {}
-        for name, (low, high) in self.ranges.items():
-            value = _number(meta_features.get(name))
-            if value < low or value > high:
-                distances[name] = max(low - value, value - high) / self.scales[name]
-        new, unknown = {}, set()
-        for configuration in configurations:
-            unknown |= {
-                k
-                for k, v in configuration.items()
-                if v is not None and k not in self.numbers and k not in self.categories
-            }
-            for name, axis in self.numbers.items():
-                value = configuration.get(name)
-                if value is not None and not abs(axis.place(float(value))) <= 1.0 + 1e-6:
-                    new[name] = (
-                        f'{value:.4g} lies outside of the {axis.low:.4g} to {axis.high:.4g} of the training runs'
-                    )
-            for name, levels in self.categories.items():
-                value = configuration.get(name)
-                if value is not None and _level(value) not in levels:
-                    new[name] = f'{value!r} was never seen in training, only {", ".join(levels)}'
-        return Coverage(distances, new, tuple(sorted(unknown)))
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -214,12 +167,12 @@ class Encoding:
             value = configuration.get(name)
             row += [0.0, 0.0] if value is None else [_soft_clip(axis.place(float(value))), 1.0]
         for name, (category, axes) in self.within.items():
-            value, axis = configuration.get(name), axes.get(_level(configuration.get(category)))
+            value, axis = configuration.get(name), axes.get(level_of(configuration.get(category)))
             row.append(0.0 if value is None or axis is None else _soft_clip(axis.place(float(value))))
         for name, levels in self.categories.items():
             value = configuration.get(name)
-            row += [float(value is not None and _level(value) == level) for level in levels]
-            row.append(float(value is not None and _level(value) not in levels))
+            row += [float(value is not None and level_of(value) == level) for level in levels]
+            row.append(float(value is not None and level_of(value) not in levels))
         return row
 
 
@@ -228,11 +181,13 @@ def _soft_clip(place: float) -> float:
     return math.copysign(min(abs(place), 1.0) + _OVERSHOOT * math.tanh(beyond / _OVERSHOOT), place)
 
 
-def _level(value: Any) -> str:
+def level_of(value: Any) -> str:
+    """Returns the name of a level of a category; truth values have one too."""
     return str(value)
 
 
-def _number(value: float | None) -> float:
+def number_of(value: float | None) -> float:
+    """Returns a meta-feature as a number, NaN where it is missing."""
     return math.nan if value is None else float(value)
 
 

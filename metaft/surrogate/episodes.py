@@ -15,6 +15,8 @@ from metaft.metadataset.tables import TaskTable
 from metaft.surrogate import curves, transforms
 from metaft.surrogate.encoding import Encoding
 
+_NUM_WAVES = 16  # of a random function: a sample of a Gaussian process, nearly
+
 
 class Tables(NamedTuple):
     """All training tables, padded to one shape."""
@@ -49,11 +51,18 @@ class EpisodeSettings:
     biased: float = 0.5  # episodes where good runs were advanced more
     mixup: float = 0.4  # episodes that blend two tasks
     min_shared: int = 8  # configurations that two tasks must share to be blended
-    bend: float = 0.0
-    warp: float = 0.2  # of log scale and shift of the values
+    warp: float = 0.5  # of log scale and shift of the values
+    bend: float = 0.35  # of a random smooth function of the configuration, in spreads of the final values
     cost_shift: float = 0.3  # of the log cost rate, so that the machine is read off the context
-    task_dropout: float = 0.3  # episodes without meta-features: with few tasks they identify the task
-    task_noise: float = 0.2  # of standardised meta-features
+    task_dropout: float = 0.5  # episodes without meta-features: with few tasks they identify the task
+    task_noise: float = 0.5  # of standardised meta-features
+
+
+def unperturbed(settings: EpisodeSettings) -> EpisodeSettings:
+    """Returns settings that draw the tasks as they are."""
+    return dataclasses.replace(
+        settings, mixup=0.0, warp=0.0, bend=0.0, cost_shift=0.0, task_dropout=0.0, task_noise=0.0
+    )
 
 
 def collate(tables: Sequence[TaskTable], encoding: Encoding) -> Tables:
@@ -132,25 +141,36 @@ def _choose_tasks(key, tables: Tables, log_weight_W: jax.Array, settings: Episod
     return w, other, jnp.where(uniform_S[0] < settings.mixup, 0.5 * uniform_S[1], 0.0)
 
 
-def _perturb(key, config_CE, y_CT, rate_CT, task_Z, has_context, settings: EpisodeSettings):
-    """Makes a task like none of the tables; without a context only where that cannot blur what is known before it."""
-    scalar_key, task_key, function_key = jax.random.split(key, 3)
-    scale, shift, cost_shift, bend, untold = jnp.where(
-        jnp.array([True] * 4 + [False]) & ~has_context, 0.0, jax.random.normal(scalar_key, (5,)))
-    y_CT = jnp.exp(settings.warp * scale) * y_CT + settings.warp * shift
-    if settings.bend > 0.0:
-        num_E = config_CE.shape[1]
-        random_FE = jax.random.normal(function_key, (num_E + 2, 16))
-        wave_CF = jnp.cos(config_CE @ random_FE[:num_E] * 1.0 + 6.0 * random_FE[num_E][None, :])
-        function_C = wave_CF @ random_FE[num_E + 1] / 4.0
-        spread = jnp.std(y_CT[:, -1])
-        progress_T = jnp.linspace(0.0, 1.0, y_CT.shape[1])
-        y_CT = y_CT + (settings.bend * bend * spread) * function_C[:, None] * progress_T[None, :]
-    rate_CT = rate_CT + settings.cost_shift * cost_shift
+def _perturb(
+    key: jax.Array,
+    config_CE: jax.Array,
+    y_CT: jax.Array,
+    rate_CT: jax.Array,
+    task_Z: jax.Array,
+    has_context: jax.Array,
+    settings: EpisodeSettings,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Makes a task like none of the tables, so that what is observed is worth more than what is remembered.
+
+    Without a context values and costs stay as they are: there the tables are all there is to know.
+    """
+    scalar_key, wave_key, task_key, told_key = jax.random.split(key, 4)
+    drawn = jax.random.normal(scalar_key, (4,)) * jnp.array(
+        [settings.warp, settings.warp, settings.bend, settings.cost_shift]
+    )
+    log_scale, shift, bend, cost_shift = jnp.where(has_context, drawn, 0.0)
+    waves_FE = jax.random.normal(wave_key, (config_CE.shape[1] + 2, _NUM_WAVES))
+    phase_CF = config_CE @ waves_FE[2:] + 2.0 * jnp.pi * waves_FE[:1]
+    smooth_C = jnp.cos(phase_CF) @ waves_FE[1] * (2.0 / _NUM_WAVES) ** 0.5
+    progress_T = jnp.linspace(0.0, 1.0, y_CT.shape[1])
+    bend_CT = (bend * jnp.std(y_CT[:, -1])) * smooth_C[:, None] * progress_T[None, :]
+    y_CT = jnp.exp(log_scale) * y_CT + shift + bend_CT
+
     num_Z = len(task_Z) - transforms.NUM_METRICS  # the metric is always told
     noise_Z = settings.task_noise * jax.random.normal(task_key, (num_Z,))
-    is_told = jax.scipy.special.ndtr(untold) > settings.task_dropout
-    return y_CT, rate_CT, jnp.concatenate([jnp.where(is_told, task_Z[:num_Z] + noise_Z, 0.0), task_Z[num_Z:]])
+    is_told = jax.random.uniform(told_key) >= settings.task_dropout
+    task_Z = jnp.concatenate([jnp.where(is_told, task_Z[:num_Z] + noise_Z, 0.0), task_Z[num_Z:]])
+    return y_CT, rate_CT + cost_shift, task_Z
 
 
 def observed(
@@ -171,8 +191,8 @@ def observed(
       measured_C: the most that can be shown of each run.
       num_T: grid points of a full run.
       settings: shares of the shapes.
-      num_points: grid points that runs advanced over, in all; default none with probability `empty`, else log-uniform up to
-        half of all.
+      num_points: grid points that runs advanced over, in all; default none with probability `empty`, else log-uniform
+        up to half of all.
 
     Returns:
       bool [C, T].

@@ -12,6 +12,10 @@ from metaft.surrogate import episodes, likelihood, transforms
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
 
+_observed = jax.jit(episodes.observed, static_argnums=(3, 4))
+_mean = jax.jit(likelihood.mean)
+_cdf = jax.jit(likelihood.cdf)
+
 
 def evaluate(
     surrogate: Surrogate,
@@ -30,9 +34,9 @@ def evaluate(
       seed: of the states.
 
     Returns:
-      A row a number of points, means over tasks: `log_likelihood` (nats) and `mse` of transformed values, `spearman` of the
-      predicted with the true final values of unfinished runs, `coverage_80`, and for the cumulative cost its median absolute
-      log error `cost_error` and `cost_coverage_80`.
+      A row a number of points, means over tasks: `log_likelihood` (nats) and `mse` of transformed values, `spearman` of
+      the predicted with the true final values of unfinished runs, `coverage_80`, and for the cumulative cost its median
+      absolute log error `cost_error` and `cost_coverage_80`.
     """
     rows = []
     for points in num_points:
@@ -50,16 +54,11 @@ def hide(table: TaskTable, num_points: int, seed: int) -> tuple[np.ndarray, np.n
     """Returns values and costs [C, T] as a search would know them after `num_points` observations; NaN: hidden."""
     y_CT = transforms.transform(table.values_CT, table.metric, table.reference_value)
     num_T = len(table.fractions_T)
-    is_shown_CT = np.asarray(
-        episodes.observed(
-            jax.random.key(seed),
-            episodes.forward_fill(y_CT)[:, -1],
-            episodes.lengths(y_CT),
-            num_T,
-            episodes.EpisodeSettings(),
-            jnp.float32(num_points),
-        )
+    last_y_C, measured_C = jnp.asarray(episodes.forward_fill(y_CT)[:, -1]), jnp.asarray(episodes.lengths(y_CT))
+    state = _observed(
+        jax.random.key(seed), last_y_C, measured_C, num_T, episodes.EpisodeSettings(), jnp.float32(num_points)
     )
+    is_shown_CT = np.asarray(state)
     return np.where(is_shown_CT, table.values_CT, np.nan), np.where(is_shown_CT, table.costs_CT, np.nan)
 
 
@@ -83,8 +82,8 @@ def _score(surrogate: Surrogate, table: TaskTable, num_points: int, seed: int) -
     prediction = ask(surrogate, table, values_CT, costs_CT)
     is_target_CT = np.isnan(values_CT) & ~np.isnan(table.values_CT)
     y_CT = prediction.transform(table.values_CT)
-    mean_CT = np.asarray(likelihood.mean(prediction.mixture))
-    below_CT = np.asarray(likelihood.cdf(prediction.mixture, y_CT))
+    mean_CT = np.asarray(_mean(prediction.mixture))
+    below_CT = np.asarray(_cdf(prediction.mixture, jnp.asarray(y_CT)))
     is_final_C = is_target_CT[:, -1]
     with np.errstate(divide='ignore', invalid='ignore'):
         cost_error_CT = np.log(prediction.cost_seconds_CT / table.costs_CT)

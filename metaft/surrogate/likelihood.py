@@ -59,7 +59,7 @@ def quantile(mixture: Mixture, probability: jax.Array) -> jax.Array:
 
 
 def expected_improvement(mixture: Mixture, best: jax.Array) -> jax.Array:
-    """Returns E[max(0, best - Y)] = sum_g w_g sd_g (z_g Phi(z_g) + phi(z_g)), z_g = (best - mean_g) / sd_g, shape [...].
+    """Returns E[max(0, best - Y)] = sum_g w_g sd_g (z_g Phi(z_g) + phi(z_g)) with z_g = (best - mean_g) / sd_g.
 
     Reference: Jones, Schonlau and Welch 1998, equation 15, summed over the components.
     """
@@ -71,8 +71,8 @@ def expected_improvement(mixture: Mixture, best: jax.Array) -> jax.Array:
 def sample(mixture: Mixture, key: jax.Array, num: int) -> jax.Array:
     """Draws `num` times one probability, shared by all cells, and returns their quantiles, shape [num, ...].
 
-    Cells move together: where the model is optimistic it is so everywhere. Independent draws take the best of a thousand
-    lucky cells and over-explore.
+    Cells move together: where the model is optimistic it is so everywhere. Of independent draws a search would take the
+    luckiest of a thousand cells, and over-explore.
     """
     probability_Q = jax.random.uniform(key, (num,), minval=1e-4, maxval=1.0 - 1e-4)
     ones = (1,) * (mixture.mean.ndim - 1)

@@ -1,6 +1,7 @@
 """The surrogate a search asks: checkpoint in and out, and one call from observations to predictions.
 
-A checkpoint is a directory with `surrogate.json` (encoding, sizes, calibration, where it came from) and `members.safetensors`.
+A checkpoint is a directory with `surrogate.json` (encoding, sizes, calibration, where it came from) and
+`members.safetensors`.
 """
 
 import dataclasses
@@ -19,7 +20,9 @@ from flax import nnx
 
 from metaft.errors import ModelError
 from metaft.surrogate import curves, deep_set, episodes, training, transforms
-from metaft.surrogate.encoding import Configurations, Coverage, Encoding
+from metaft.surrogate.context import observe
+from metaft.surrogate.coverage import Coverage, coverage
+from metaft.surrogate.encoding import Configurations, Encoding
 from metaft.surrogate.likelihood import Mixture
 from metaft.surrogate.prediction import Prediction
 
@@ -30,7 +33,7 @@ _QUERY_SIZES = (64, 256, 512, 1024)  # beyond, multiples of the last
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What standard deviations are multiplied with: exp(constant + own * [has own curve] + runs * log(1 + runs) / 4)."""
+    """What standard deviations are multiplied with: exp(a + b [the run has been seen] + c log(1 + runs seen) / 4)."""
 
     value: tuple[float, float, float] = (0.0, 0.0, 0.0)
     cost: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -50,7 +53,7 @@ class Surrogate:
         """Writes the checkpoint."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        safetensors.numpy.save_file(_flatten(self.params), directory / 'members.safetensors')
+        (directory / 'members.safetensors').write_bytes(safetensors.numpy.save(_flatten(self.params)))
         record = {
             'format': FORMAT,
             'architecture': dataclasses.asdict(self.architecture),
@@ -85,13 +88,18 @@ class Surrogate:
             record['provenance'],
         )
 
+    @property
+    def proven(self) -> list[dict]:
+        """Configurations that were among the best of a training task."""
+        return list(self.provenance.get('proven', ()))
+
     def encode(self, configurations: Configurations) -> np.ndarray:
         """Encodes configurations once for many predictions, float32 [C, E]."""
         return self.encoding.configurations(configurations)
 
     def coverage(self, meta_features: Mapping[str, float], configurations: Configurations = ()) -> Coverage:
         """Says how far a task and configurations lie outside of what the surrogate has seen."""
-        return self.encoding.coverage(meta_features, configurations)
+        return coverage(self.encoding, meta_features, configurations)
 
     def predict(
         self,
@@ -133,7 +141,8 @@ class Surrogate:
         rate_CT = (rate_CT - self.encoding.cost_center) / self.encoding.cost_scale
         last_C = episodes.lengths(y_CT) - 1
 
-        pad = lambda x: np.pad(x, [(0, _query_size(num_C) - num_C)] + [(0, 0)] * (x.ndim - 1))
+        extra = _query_size(num_C) - num_C
+        pad = lambda x: jnp.asarray(np.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)))
         shown = curves.Curves(pad(np.nan_to_num(y_CT)), pad(episodes.forward_fill(rate_CT)), pad(~np.isnan(y_CT)))
         predict = _predictor(self.architecture, tuple(map(float, fractions_T)))
         mixture, rate_mean_CT, rate_sd_CT = predict(
@@ -172,9 +181,7 @@ def _predictor(architecture: deep_set.Architecture, fractions: tuple[float, ...]
     @jax.jit
     def predict(params, config_CE, shown, context_rows_O, task_Z, calibration):
         rows_C = jnp.arange(len(config_CE))
-        context, query = deep_set.observe(
-            config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool)
-        )
+        context, query = observe(config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool))
         log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(fractions_T, jnp.float32))[None, :], shown.y_CT.shape)
         member = lambda p: nnx.merge(graph, p)(context, query, task_Z, log_budget_CT)
         output = jax.vmap(member)(params)

@@ -1,7 +1,7 @@
 """Meta-training: the network learns, over episodes of many tasks, to answer from any context.
 
-The loss of an episode is the negative log likelihood of values at a few budgets a run, a pairwise loss on the order of the final
-values (a search needs the order more than the values), and the negative log likelihood of the cost.
+The loss of an episode is the negative log likelihood of values at a few budgets a run, a pairwise loss on the order of
+the final values (a search needs the order more than the values), and the negative log likelihood of the cost.
 """
 
 import dataclasses
@@ -16,9 +16,11 @@ import optax
 from flax import nnx
 
 from metaft.surrogate import deep_set, episodes, likelihood
+from metaft.surrogate.context import observe
 
 Params = Any  # the network's parameters, a pytree
 
+_STEPS_PER_CALL = 100
 _VALIDATION_EPISODES = 64
 
 
@@ -39,6 +41,16 @@ class TrainingSettings:
     cost_weight: float = 0.2
 
 
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that a compiled training program depends on besides the shapes of its tables."""
+
+    architecture: deep_set.Architecture
+    fractions: tuple[float, ...]  # the grid of the tables
+    training: TrainingSettings
+    episodes: episodes.EpisodeSettings
+
+
 class State(NamedTuple):
     params: Params
     average: Params  # exponential moving average, what is used
@@ -57,104 +69,92 @@ def initialise(architecture: deep_set.Architecture, seed: int, num_members: int)
 
 
 def fit(
-    architecture: deep_set.Architecture,
+    recipe: Recipe,
     tables: episodes.Tables,
-    fractions_T: np.ndarray,
-    settings: TrainingSettings,
-    episode_settings: episodes.EpisodeSettings,
     weight_MW: np.ndarray,
     seed: int,
-    progress: Callable[[int, float, Params], None] | None = None,
-    steps_per_call: int = 100,
+    progress: Callable[[int, float, Params], None] = lambda *_: None,
     stop_after: int | None = None,
 ) -> Params:
     """Trains an ensemble.
 
     Args:
-      architecture: of each member.
+      recipe: architecture, grid and settings.
       tables: the training tables, see `episodes.collate`.
-      fractions_T: their grid.
-      settings: the recipe.
-      episode_settings: how episodes are drawn.
       weight_MW: how often each member sees each task; 0: never.
       seed: of parameters and episodes.
-      progress: called after every `steps_per_call` steps with the step, the mean loss and the averaged parameters.
-      steps_per_call: compiled into one program.
-      stop_after: ends early, on the schedule of `settings.steps`.
+      progress: called every 100 steps with the step, the mean loss and the averaged parameters.
+      stop_after: ends early, on the schedule of all steps.
 
     Returns:
       The averaged parameters, members stacked.
     """
-    graph = build(architecture)
-    schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(settings.max_gradient_norm), optax.adamw(schedule, weight_decay=settings.weight_decay)
-    )
+    num_M = len(weight_MW)
+    params = initialise(recipe.architecture, seed, num_M)
+    state = State(params, jax.tree.map(jnp.copy, params), jax.vmap(_optimizer(recipe.training).init)(params))
     log_weight_MW = jnp.log(jnp.asarray(weight_MW, jnp.float32))
+    key, advance = _key(seed + 1), _advance(recipe)
+    last = recipe.training.steps if stop_after is None else stop_after
+    for done in range(0, last, _STEPS_PER_CALL):
+        num = min(_STEPS_PER_CALL, last - done)
+        key, part = jax.random.split(key)
+        state, loss = advance(state, jax.random.split(part, (num, num_M)), log_weight_MW, tables)
+        progress(done + num, float(loss), state.average)
+    return state.average
+
+
+@functools.cache
+def _advance(recipe: Recipe) -> Callable[..., tuple[State, jax.Array]]:
+    """Returns the compiled program of some steps of all members; the same for every split of the tasks."""
+    graph, optimizer = build(recipe.architecture), _optimizer(recipe.training)
 
     def step(state: State, key: jax.Array, log_weight_W: jax.Array, tables: episodes.Tables) -> tuple[State, jax.Array]:
-        def batch_loss(params):
-            keys = jax.random.split(key, settings.batch_size)
-            return jnp.mean(
-                jax.vmap(
-                    lambda k: episode_loss(
-                        nnx.merge(graph, params), k, tables, log_weight_W, fractions_T, settings, episode_settings
-                    )
-                )(keys)
-            )
+        def batch_loss(params: Params) -> jax.Array:
+            network = nnx.merge(graph, params)
+            loss = lambda key: episode_loss(network, key, tables, log_weight_W, recipe)
+            return jnp.mean(jax.vmap(loss)(jax.random.split(key, recipe.training.batch_size)))
 
         loss, gradient = jax.value_and_grad(batch_loss)(state.params)
         with jax.numpy_dtype_promotion('standard'):  # optax raises a float to an integer step count
             update, opt_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, update)
-        return State(params, optax.incremental_update(params, state.average, 1.0 - settings.ema_decay), opt_state), loss
+        average = optax.incremental_update(params, state.average, 1.0 - recipe.training.ema_decay)
+        return State(params, average, opt_state), loss
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state: State, keys: jax.Array, tables: episodes.Tables) -> tuple[State, jax.Array]:
-        def body(state, key):
-            return jax.vmap(step, in_axes=(0, 0, 0, None))(
-                state, jax.random.split(key, len(weight_MW)), log_weight_MW, tables
-            )
+    def advance(state: State, keys_SM: jax.Array, log_weight_MW: jax.Array, tables: episodes.Tables):
+        members = jax.vmap(step, in_axes=(0, 0, 0, None))
+        state, losses_SM = jax.lax.scan(lambda s, keys_M: members(s, keys_M, log_weight_MW, tables), state, keys_SM)
+        return state, jnp.mean(losses_SM)
 
-        state, losses = jax.lax.scan(body, state, keys)
-        return state, jnp.mean(losses)
-
-    params = initialise(architecture, seed, len(weight_MW))
-    state = State(params, jax.tree.map(jnp.copy, params), jax.vmap(optimizer.init)(params))
-    key = _key(seed + 1)
-    last = settings.steps if stop_after is None else min(stop_after, settings.steps)
-    for done in range(0, last, steps_per_call):
-        num = min(steps_per_call, last - done)
-        key, part = jax.random.split(key)
-        state, loss = advance(state, jax.random.split(part, num), tables)
-        if progress is not None:
-            progress(done + num, float(loss), state.average)
-    return state.average
+    return advance
 
 
-def validator(
-    architecture: deep_set.Architecture,
-    tables: episodes.Tables,
-    fractions_T: np.ndarray,
-    settings: TrainingSettings,
-    weight_MW: np.ndarray,
-    seed: int,
-) -> Callable[[Params], float]:
+def validator(recipe: Recipe, tables: episodes.Tables, weight_MW: np.ndarray, seed: int) -> Callable[[Params], float]:
     """Returns a function from stacked parameters to their mean loss on fixed episodes of the tasks with weight."""
-    graph = build(architecture)
-    plain = episodes.EpisodeSettings(mixup=0.0, warp=0.0, cost_shift=0.0, task_dropout=0.0, task_noise=0.0)
-    keys = jax.random.split(_key(seed + 2), _VALIDATION_EPISODES)
+    graph = build(recipe.architecture)
+    plain = dataclasses.replace(recipe, episodes=episodes.unperturbed(recipe.episodes))
 
     @jax.jit
-    def validate(params, tables):
-        def member(params, log_weight_W):
+    def validate(params: Params, log_weight_MW: jax.Array, tables: episodes.Tables) -> jax.Array:
+        keys = jax.random.split(_key(seed + 2), _VALIDATION_EPISODES)
+
+        def member(params: Params, log_weight_W: jax.Array) -> jax.Array:
             network = nnx.merge(graph, params)
-            loss = lambda key: episode_loss(network, key, tables, log_weight_W, fractions_T, settings, plain)
-            return jnp.mean(jax.lax.map(loss, keys, batch_size=settings.batch_size))
+            loss = lambda key: episode_loss(network, key, tables, log_weight_W, plain)
+            return jnp.mean(jax.lax.map(loss, keys, batch_size=recipe.training.batch_size))
 
-        return jnp.mean(jax.vmap(member)(params, jnp.log(jnp.asarray(weight_MW, jnp.float32))))
+        return jnp.mean(jax.vmap(member)(params, log_weight_MW))
 
-    return lambda params: float(validate(params, tables))
+    log_weight_MW = jnp.log(jnp.asarray(weight_MW, jnp.float32))
+    return lambda params: float(validate(params, log_weight_MW, tables))
+
+
+def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(settings.learning_rate, settings.steps)
+    return optax.chain(
+        optax.clip_by_global_norm(settings.max_gradient_norm), optax.adamw(schedule, weight_decay=settings.weight_decay)
+    )
 
 
 def episode_loss(
@@ -162,17 +162,16 @@ def episode_loss(
     key: jax.Array,
     tables: episodes.Tables,
     log_weight_W: jax.Array,
-    fractions_T: np.ndarray,
-    settings: TrainingSettings,
-    episode_settings: episodes.EpisodeSettings,
+    recipe: Recipe,
 ) -> jax.Array:
     """Draws an episode and returns its loss."""
+    settings, fractions_T = recipe.training, np.array(recipe.fractions)
     episode_key, own_key, budget_key = jax.random.split(key, 3)
-    episode = episodes.draw(episode_key, tables, log_weight_W, episode_settings)
+    episode = episodes.draw(episode_key, tables, log_weight_W, recipe.episodes)
     num_Q = min(settings.num_queries, len(episode.y_CT))
     rows = jnp.arange(len(episode.y_CT))
     is_own_shown_C = jax.random.bernoulli(own_key, 1.0 - settings.own_curve_dropout, (num_Q,))
-    context, query = deep_set.observe(episode.config_CE, episode.shown, fractions_T, rows, rows[:num_Q], is_own_shown_C)
+    context, query = observe(episode.config_CE, episode.shown, fractions_T, rows, rows[:num_Q], is_own_shown_C)
 
     # Budgets between what is shown of a run and what was measured of it, the last one always.
     measured_C = episode.measured_C[:num_Q]
@@ -199,9 +198,9 @@ def episode_loss(
 
 
 def rank_loss(predicted_C: jax.Array, y_C: jax.Array, weight_C: jax.Array) -> jax.Array:
-    """Returns the logistic loss over pairs, of the predicted difference in units of the spread; the best quarter counts double.
+    """Returns the mean over pairs with y_i < y_j of log(1 + exp(-(predicted_j - predicted_i) / (spread / 4))).
 
-    log(1 + exp(-(predicted_j - predicted_i) / (spread / 4))) where y_i < y_j.
+    The spread is that of y; pairs whose better one is among the best quarter count twice.
     """
     mean = _mean(y_C, weight_C)
     spread = jnp.sqrt(_mean((y_C - mean) ** 2, weight_C)) + 0.02
@@ -213,7 +212,7 @@ def rank_loss(predicted_C: jax.Array, y_C: jax.Array, weight_C: jax.Array) -> ja
 
 
 def _key(seed: int) -> jax.Array:
-    """Returns a key of a generator that compiles several times faster on a CPU than the default; streams need not agree."""
+    """Returns a key of a generator that compiles several times faster on a CPU than the default."""
     return jax.random.key(seed, impl='unsafe_rbg')
 
 

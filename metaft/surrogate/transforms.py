@@ -1,8 +1,8 @@
 """Monotone maps from a metric's own unit to the space the surrogate works in, and back; and costs likewise.
 
-A loss is measured against the loss of the base model before finetuning, in logarithms, so that halving it is the same step on
-every task; a share through its logit. Values that are worse than `WORST` are as bad as a diverged run: how bad is no
-information, and would dominate every fit.
+A loss is measured against the loss of the base model before finetuning, in logarithms, so that halving it is the same
+step on every task; a share through its logit. Values that are worse than `WORST` are as bad as a diverged run: how bad
+is no information, and would dominate every fit.
 """
 
 import numpy as np

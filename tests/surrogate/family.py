@@ -1,6 +1,7 @@
-"""A small analytic family of tasks for tests: the best learning rate moves from task to task, and no meta-feature says where.
+"""A small analytic family of tasks: the best learning rate moves from task to task, and no meta-feature says where.
 
-    loss(f) = floor + (start - floor) * (1 + 20 f)^-1,  floor = .3 + 2 (log10 learning_rate - best)^2 / 9 + a little per method
+loss(f) = floor + (start - floor) / (1 + 20 f)
+floor   = .05 + .5 (log10 learning_rate - best)^2 + .1 [method is lora]
 """
 
 import numpy as np
@@ -17,9 +18,11 @@ def task(index: int, num_runs: int = 24) -> TaskTable:
     best = np.random.default_rng(1000 + index).uniform(-4.0, -2.0)
     configurations = [*_draw(0, num_runs // 2), *_draw(index + 1, num_runs - num_runs // 2)]
     distance_C = np.array([np.log10(c['learning_rate']) - best for c in configurations])
-    floor_C = 0.3 + 2.0 * distance_C**2 / 9.0 + np.array([0.1 * (c['method'] == 'lora') for c in configurations])
+    floor_C = 0.05 + 0.5 * distance_C**2 + np.array([0.1 * (c['method'] == 'lora') for c in configurations])
     values_CT = floor_C[:, None] + (START - floor_C[:, None]) / (1.0 + 20.0 * FRACTIONS_T[None, :])
-    costs_CT = np.array([1.0 + (c['method'] == 'full') for c in configurations])[:, None] * SECONDS * FRACTIONS_T[None, :]
+    costs_CT = (
+        np.array([1.0 + (c['method'] == 'full') for c in configurations])[:, None] * SECONDS * FRACTIONS_T[None, :]
+    )
     return TaskTable(
         task=f'task{index}',
         metric='loss',

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from metaft.surrogate import curves, deep_set, training
+from metaft.surrogate.context import observe
 
 C, E, Z, T = 12, 5, 4, 6
 FRACTIONS_T = 2.0 ** np.arange(-5, 1)
@@ -42,7 +43,7 @@ def predict(network, runs, context_rows, shown=True):
 
 def _predict(net, config_CE, curves_so_far, context_rows, is_own_shown_C):
     rows_C = jnp.arange(C, dtype=jnp.int32)
-    context, query = deep_set.observe(config_CE, curves_so_far, FRACTIONS_T, context_rows, rows_C, is_own_shown_C)
+    context, query = observe(config_CE, curves_so_far, FRACTIONS_T, context_rows, rows_C, is_own_shown_C)
     log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(FRACTIONS_T, jnp.float32))[None, :], (C, T))
     return net(context, query, jnp.ones((Z,)), log_budget_CT)
 
@@ -74,7 +75,7 @@ def _pooled(net, config_CE, curves_so_far, elements_CD):
     """The kernel pool of all queries where run 3 is the only element."""
     rows_C = jnp.arange(C, dtype=jnp.int32)
     is_own_shown_C = jnp.zeros(C, bool)
-    context, query = deep_set.observe(config_CE, curves_so_far, FRACTIONS_T, rows_C, rows_C, is_own_shown_C)
+    context, query = observe(config_CE, curves_so_far, FRACTIONS_T, rows_C, rows_C, is_own_shown_C)
     context = context._replace(row_O=rows_C)
     return net.pool(query, context, elements_CD, (rows_C == 3).astype(jnp.float32))
 

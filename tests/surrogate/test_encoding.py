@@ -7,10 +7,12 @@ import pytest
 
 from metaft.errors import InputError
 from metaft.surrogate import transforms
+from metaft.surrogate.coverage import coverage
 from metaft.surrogate.encoding import Axis, Encoding
 
 CONFIGURATIONS = [
-    {'method': 'lora', 'learning_rate': 10.0**-e, 'rank': 2**e, 'dropout': 0.05 * e, 'bias': e % 2 == 0} for e in range(1, 5)
+    {'method': 'lora', 'learning_rate': 10.0**-e, 'rank': 2**e, 'dropout': 0.05 * e, 'bias': e % 2 == 0}
+    for e in range(1, 5)
 ] + [{'method': 'full', 'learning_rate': 10.0 ** -(e + 2), 'rank': None, 'bias': None} for e in range(1, 5)]
 META_FEATURES = [{'size': float(s), 'entropy': np.nan if s == 1 else 0.5, 'constant': 3.0} for s in range(1, 8)]
 
@@ -41,19 +43,20 @@ def test_unknown_levels_keys_and_values_outside_are_encoded_and_reported(encodin
     (row_E,) = encoding.configurations([strange])
     assert np.isfinite(row_E).all()
     assert 1.0 < np.abs(row_E).max() <= 1.25
-    coverage = encoding.coverage(META_FEATURES[0], [strange])
-    assert set(coverage.hyperparameters) == {'method', 'learning_rate'}
-    assert coverage.unknown == ('optimizer',)
-    assert not coverage.is_inside
-    assert any('optimizer' in sentence for sentence in coverage.sentences())
-    assert encoding.coverage(META_FEATURES[3], CONFIGURATIONS).sentences() == []
+    found = coverage(encoding, META_FEATURES[0], [strange])
+    assert set(found.hyperparameters) == {'method', 'learning_rate', 'optimizer'}
+    assert not found.is_inside
+    assert any(sentence.startswith('learning_rate reaches 10; ') for sentence in found.sentences())
+    assert coverage(encoding, META_FEATURES[3], CONFIGURATIONS).sentences() == []
 
 
 def test_a_far_task_is_said_to_be_far(encoding):
-    near, far = encoding.coverage({'size': 7.5}), encoding.coverage({'size': 100.0, 'constant': 3.0})
+    near, far = coverage(encoding, {'size': 7.5}), coverage(encoding, {'size': 100.0, 'constant': 9.0})
     assert near.is_inside and not far.is_inside
-    assert list(far.meta_features) == ['size']
-    assert 'size' in far.sentences()[0]
+    assert far.sentences() == [
+        'size is 100; the training tasks have 1 to 7',
+        'constant is 9; the training tasks have 3',
+    ]
 
 
 def test_missing_meta_features_become_bits(encoding):
@@ -96,4 +99,6 @@ def test_a_transform_is_monotone_and_has_an_inverse(metric, values):
 
 
 def test_a_diverging_loss_counts_as_diverged():
-    np.testing.assert_array_equal(transforms.transform(np.array([50.0, 1e9, np.inf]), 'loss', 2.5), transforms.WORST['loss'])
+    np.testing.assert_array_equal(
+        transforms.transform(np.array([50.0, 1e9, np.inf]), 'loss', 2.5), transforms.WORST['loss']
+    )

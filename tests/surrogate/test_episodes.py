@@ -48,7 +48,7 @@ def test_a_task_without_weight_is_never_drawn_and_only_measured_cells_are_asked(
     collated = episodes.collate(tables, ensemble.fit_encoding(tables))
     assert collated.y_WCT.shape == (3, 24, 6)
     np.testing.assert_array_equal(collated.length_WC[2], [6] * 10 + [0] * 14)
-    still = episodes.EpisodeSettings(mixup=0.0, warp=0.0, cost_shift=0.0, task_noise=0.0, task_dropout=0.0)
+    still = episodes.unperturbed(episodes.EpisodeSettings())
     weight_W = jnp.log(jnp.array([0.0, 0.0, 1.0]))
     draw = jax.jit(lambda key: episodes.draw(key, collated, weight_W, still))
     for seed in range(10):
