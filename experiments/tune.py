@@ -115,16 +115,17 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     from metaft.tasks.tokenizer import load_tokenizer
     from metaft.tuning import problem as problems
 
-    dataset = load_data(settings)
+    dataset, surrogate = load_data(settings), Surrogate.load(settings.surrogate)
     candidates = problems.draw_candidates(
         settings.methods or (DEMONSTRATION_METHODS if settings.is_demonstration else ()),
         settings.parsed_restrict(),
         num=settings.num_configurations,
         max_examples=settings.max_examples,
         seed=settings.seed,
+        proven=surrogate.proven,
     )
     directory = model_directory(settings.model)
-    tokenizer, surrogate = load_tokenizer(directory), Surrogate.load(settings.surrogate)
+    tokenizer = load_tokenizer(directory)
     model = load_pretrained(directory)
     candidates, warnings = problems.without_unaffordable(candidates, model, asked=bool(settings.methods))
     task = prepare_task(

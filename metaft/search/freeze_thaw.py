@@ -29,7 +29,7 @@ class FreezeThawSettings:
     minimum_step_share: float = 0.01  # of the whole budget: a cheaper step is not worth a decision
     minimum_step_visits: float = 3.0  # a step takes at least this many times what deciding and measuring cost
     reserve_share: float = 0.02  # of the remaining seconds, kept for the error of the predicted cost
-    minimum_gain: float = 1e-5  # in the surrogate's transformed unit: below it nothing can be gained any more
+    minimum_gain: float = 1e-5  # as a share of the value before finetuning: below it nothing can be gained any more
 
     def __post_init__(self):
         for name in ('cost_exponent', 'minimum_step_visits'):

@@ -105,9 +105,15 @@ class Problem:
 
 
 def draw_candidates(
-    methods: Sequence[str], restrict: Mapping, *, num: int, max_examples: int, seed: int
+    methods: Sequence[str],
+    restrict: Mapping,
+    *,
+    num: int,
+    max_examples: int,
+    seed: int,
+    proven: Sequence[Mapping] = (),
 ) -> list[Configuration]:
-    """Return `num` configurations of the (restricted) space: its default ones first, then random ones.
+    """Return `num` configurations of the (restricted) space: default ones, those proven elsewhere, then random ones.
 
     Args:
       methods: of METHODS; empty for all of them.
@@ -115,6 +121,7 @@ def draw_candidates(
       num: fewer are returned where the space holds fewer.
       max_examples: of a full run; a configuration whose batch does not fit into it is left out.
       seed: of the draw.
+      proven: configurations that were good on other tasks.
 
     Raises:
       ConfigurationError: unknown names or values.
@@ -122,8 +129,8 @@ def draw_candidates(
     """
     methods = tuple(methods) or METHODS
     space = search_space(methods, restrict)
-    defaults = [c for c in map(default_configuration, methods) if contains(space, c)]
-    drawn = list(dict.fromkeys([*defaults, *sample(space, num, seed)]))
+    known = [*map(default_configuration, methods), *map(Configuration.from_dict, proven)]
+    drawn = list(dict.fromkeys([*(c for c in known if contains(space, c)), *sample(space, num, seed)]))
     fitting = [c for c in drawn if c.batch_size <= max_examples][:num]
     if not fitting:
         smallest = min(c.batch_size for c in drawn)
