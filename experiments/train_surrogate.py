@@ -11,6 +11,7 @@ observations.
 """
 
 import dataclasses
+import typing
 from pathlib import Path
 
 from rich.console import Console
@@ -20,6 +21,9 @@ from rich.table import Table
 from experiments import program
 from experiments.program import setting
 from metaft.errors import InputError
+
+if typing.TYPE_CHECKING:
+    from metaft.metadataset.tables import TaskTable
 
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 IDENTITY = ('metadataset', 'workdirs', 'heldout_datasets', 'steps', 'num_members', 'seed')
@@ -95,7 +99,7 @@ def train(settings: Settings, workdir: Path) -> None:
     )
 
 
-def read_tables(settings: Settings) -> list['TaskTable']:  # noqa: F821
+def read_tables(settings: Settings) -> list['TaskTable']:
     """Read the meta-dataset and the measurements of past workdirs as tables of both metrics."""
     import pandas as pd
 

@@ -109,6 +109,6 @@ class LiveSearch:
             np.mean(list(known.values())) if known else TRAIN_TO_EVALUATION_COMPILE * self.evaluation_compile_seconds
         )
         overhead_C = np.array([0.0 if c.method in known else guess for c in self.candidates])
-        # The median: a first decision compiles the surrogate's program for a context, and says nothing of the next ones.
+        # The median: a first decision compiles the surrogate's program for a context, which says nothing of the next.
         visit = float(np.median(self._decision_seconds[-9:])) + self.executor.evaluation_seconds
         return dataclasses.replace(self.observations, overhead_seconds_C=overhead_C, measurement_seconds=visit)
