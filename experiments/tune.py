@@ -268,8 +268,9 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
     from metaft.tuning import outcome
 
     ledger = problem.live_search().ledger
+    found = outcome.incumbent(problem, ledger)
     results = {
-        'incumbent': outcome.incumbent(problem, ledger),
+        'incumbent': found and found[0],
         'zero_shot': outcome.untrained(problem),
         'spent_seconds': ledger.spent_seconds,
         'budget_seconds': settings.budget_seconds,
@@ -283,14 +284,14 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
         'versions': program.versions(),
         'seed': settings.seed,
     }
-    if results['incumbent'] is None:
-        console.warn(
-            'no run has a finite loss, so there is no adapter; give a larger budget or other --restrict bounds'
-        )
+    if found is None:
+        why = 'every run diverged' if ledger.measurements else 'the budget ended before the first measurement'
+        console.warn(f'{why}, so there is no adapter; give a larger --budget_seconds or other --restrict bounds')
     else:
-        configuration, adapter = ledger.incumbent_adapter()
-        where = outcome.export(problem, configuration, adapter, settings.model)
-        console.say(f'wrote {where}')
+        entry, configuration, adapter = found
+        if entry['budget_steps'] == 0:
+            console.warn('no measured checkpoint is better than the base model: the adapter written changes nothing')
+        console.say(f'wrote {outcome.export(problem, configuration, adapter, settings.model)}')
     if settings.compare or (settings.compare is None and settings.is_demonstration):
         console.say('running the default configuration, given the same budget of its own ...')
         results['default'] = outcome.default(problem, settings.budget_seconds)

@@ -138,6 +138,10 @@ class LocalExecutor:
         self._put_fresh(population, default_configuration('lora'))
         return population.evaluate(self.task.validation)[0], population.evaluate(self.task.test)[0]
 
+    def untrained(self, configuration: Configuration, seed: int) -> dict:
+        """Return what a run trains, before its first update (no M axis)."""
+        return self._population(configuration.method).new_member(configuration, seed).trainable
+
     def test(self, configuration: Configuration, adapter: dict) -> Evaluation:
         """Evaluate one run's adapter (no M axis) on the test split."""
         population = self._population(configuration.method)

@@ -8,7 +8,7 @@ from metaft.finetune.population import Evaluation
 from metaft.finetune.search_space import Configuration, default_configuration
 from metaft.metadataset.records import Measurement
 from metaft.phi3 import save_pretrained
-from metaft.tuning.ledger import Ledger
+from metaft.tuning.ledger import Ledger, score
 from metaft.tuning.problem import Problem
 
 
@@ -25,12 +25,30 @@ def untrained(problem: Problem) -> dict:
     }
 
 
-def incumbent(problem: Problem, ledger: Ledger) -> dict | None:
-    """Test the best measured checkpoint; None where there is none."""
+def incumbent(problem: Problem, ledger: Ledger) -> tuple[dict, Configuration, dict] | None:
+    """Test the best measured checkpoint; None where nothing was measured or all diverged.
+
+    A run's state before its first update is a checkpoint too: it is the base model, whose loss is known. Where no
+    trained checkpoint is better on validation, it is the incumbent, with budget_steps 0: the answer is not to finetune.
+
+    Returns:
+      its entry in `results.json`, its configuration, and what it trains.
+    """
     best = ledger.incumbent()
     if best is None:
         return None
-    return _entry(best, problem.executor.test(*ledger.incumbent_adapter()))
+    configuration, adapter = ledger.incumbent_adapter()
+    validation, _ = problem.zero_shot
+    before = validation.loss if problem.metric == 'loss' else 1.0 - validation.exact_match
+    if score(best, problem.metric)[0] > before:
+        untouched = problem.executor.untrained(configuration, problem.seed)
+        entry = untrained(problem) | {
+            'configuration': dict(best.configuration),
+            'budget_examples': 0,
+            'cost_seconds': 0.0,
+        }
+        return entry | {'run_id': best.run_id}, configuration, untouched
+    return _entry(best, problem.executor.test(configuration, adapter)), configuration, adapter
 
 
 def default(problem: Problem, budget_seconds: float) -> dict | None:
@@ -57,7 +75,7 @@ def default(problem: Problem, budget_seconds: float) -> dict | None:
         ledger.stop_clock()
     found = incumbent(problem, ledger)
     furthest = max(m.cost_seconds for m in ledger.measurements) if ledger.measurements else 0.0
-    return found and found | {'spent_seconds': ledger.spent_seconds, 'full_run_seconds': furthest}
+    return found and found[0] | {'spent_seconds': ledger.spent_seconds, 'full_run_seconds': furthest}
 
 
 def export(problem: Problem, configuration: Configuration, adapter: dict, base_model: str) -> Path:
