@@ -139,7 +139,8 @@ def table(frame: 'pd.DataFrame') -> str:
     def cell(values) -> str:
         if len(values) < 2:
             return f'{values.mean():.3f}'
-        low, high = bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+        interval = bootstrap((values,), np.mean, method='percentile', rng=np.random.default_rng(0)).confidence_interval
+        low, high = interval
         return f'{values.mean():.3f} [{low:.3f}, {high:.3f}]'
 
     lines = ['| dataset | zero-shot | ' + ' | '.join(METHODS) + ' |', '|---|---|' + '---|' * len(METHODS)]
