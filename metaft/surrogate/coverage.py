@@ -7,6 +7,8 @@ from metaft.surrogate.encoding import Configurations, Encoding, level_of, number
 
 _FAR = 3.5  # robust standard deviations beyond the seen range that make a meta-feature strange
 
+_MARGIN = 0.04  # of half a seen range: two random draws from one space differ by this much at their ends
+
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
@@ -49,7 +51,7 @@ def coverage(encoding: Encoding, meta_features: Mapping[str, float], configurati
 def _what_is_new(encoding: Encoding, name: str, value) -> str | None:
     if name in encoding.numbers:
         axis = encoding.numbers[name]
-        if abs(axis.place(float(value))) <= 1.0 + 1e-6:
+        if abs(axis.place(float(value))) <= 1.0 + _MARGIN:
             return None
         return f'reaches {value:.4g}; the training runs have {axis.low:.4g} to {axis.high:.4g}'
     if name in encoding.categories:
