@@ -50,6 +50,7 @@ def run(main: Callable[[S], object], settings_class: type[S], argv: Sequence[str
       SystemExit: 0 after `--help`, 2 for an InputError, 130 / 143 after SIGINT / SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # torch is not missing here, it is not used
     if {'--help', '-h', '-help'} & set(argv):
         print(_help_text(sys.modules[main.__module__].__doc__ or '', settings_class))
         raise SystemExit(0)

@@ -26,8 +26,8 @@ PROMPT = [
     Configuration(method='prompt', learning_rate=0.03, prompt_length=16, batch_size=8, **NO_LORA),
 ]
 FULL = [
-    Configuration(method='full', learning_rate=1e-3, batch_size=8, **NO_LORA),
-    Configuration(method='full', learning_rate=1e-2, schedule='linear', **NO_LORA),
+    Configuration(method='full', learning_rate=1e-4, batch_size=8, **NO_LORA),
+    Configuration(method='full', learning_rate=5e-4, schedule='linear', **NO_LORA),
 ]
 STEPS = 20
 
