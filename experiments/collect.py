@@ -29,6 +29,9 @@ if typing.TYPE_CHECKING:
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 
 
+CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     workdir: Path = setting(Path('runs/collect'), 'where measurements go')
@@ -41,6 +44,7 @@ class Settings:
     max_examples: int = setting(4096, 'training examples of a full run, repeats included')
     seed: int = setting(0, 'of the design')
     shard: str = setting('0/1', 'I/N: this process collects every N-th dataset, beginning with I')
+    clock: str = setting('wall', 'what seconds are; cpu: undisturbed by other work if pinned to a core', choices=CLOCKS)
     merge: bool = setting(False, 'only merge what was collected into Parquet files')
     check: int = setting(0, 'only re-run this many recorded runs of --metadataset and compare')
     metadataset: Path = setting(ASSETS / 'metadataset', 'directory of the Parquet files that --check reads')
@@ -63,7 +67,16 @@ def main(settings: Settings) -> None:
     elif settings.merge:
         merge(settings.workdir)
     else:
-        identity = ('model', 'num_common', 'num_random', 'repeat_share', 'method_shares', 'max_examples', 'seed')
+        identity = (
+            'model',
+            'num_common',
+            'num_random',
+            'repeat_share',
+            'method_shares',
+            'max_examples',
+            'seed',
+            'clock',
+        )
         program.prepare_workdir(settings.workdir, settings, identity)
         collect(settings)
 
@@ -133,7 +146,8 @@ def make_executor(settings: Settings, name: str, model, tokenizer):
 
     dataset = catalogue.make(name)
     task = prepare(dataset, model, tokenizer, base_model=Path(settings.model).name, max_examples=settings.max_examples)
-    executor = LocalExecutor(task, measure_test=True, versions=program.versions())
+    clock = CLOCKS[settings.clock]
+    executor = LocalExecutor(task, measure_test=True, versions=program.versions(), clock=clock)
     path = settings.workdir / f'task-{name}.json'
     if not path.exists():
         features = meta_features(dataset, task.encoded_train, model)
