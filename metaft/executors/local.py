@@ -61,8 +61,8 @@ class LocalExecutor:
       directory: where frozen runs are kept; None keeps them in memory only.
       measure_test: also measure the test split at the end of a run.
       versions: recorded with every measurement.
-      clock: seconds that a run's cost is counted in. `time.process_time` (CPU seconds of all threads) is not disturbed by
-        other work on the machine, and equals wall time where the process is pinned to one core.
+      clock: seconds that a run's cost is counted in. `time.process_time` (CPU seconds of all threads) is not disturbed
+        by other work on the machine, and equals wall time where the process is pinned to one core.
     """
 
     def __init__(
