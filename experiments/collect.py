@@ -14,6 +14,7 @@ import dataclasses
 import random
 import time
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ if typing.TYPE_CHECKING:
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 
 
-CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+CLOCKS: dict[str, Callable[[], float]] = {'wall': time.perf_counter, 'cpu': time.process_time}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,9 @@ class Settings:
     max_examples: int = setting(4096, 'training examples of a full run, repeats included')
     seed: int = setting(0, 'of the design')
     shard: str = setting('0/1', 'I/N: this process collects every N-th dataset, beginning with I')
-    clock: str = setting('wall', 'what seconds are; cpu: undisturbed by other work if pinned to a core', choices=CLOCKS)
+    clock: str = setting(
+        'wall', 'of a run: wall, or the CPU seconds of a process pinned to a core', choices=tuple(CLOCKS)
+    )
     merge: bool = setting(False, 'only merge what was collected into Parquet files')
     check: int = setting(0, 'only re-run this many recorded runs of --metadataset and compare')
     metadataset: Path = setting(ASSETS / 'metadataset', 'directory of the Parquet files that --check reads')

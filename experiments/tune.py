@@ -122,7 +122,9 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         num=settings.num_configurations,
         max_examples=settings.max_examples,
         seed=settings.seed,
-        proven=surrogate.proven,
+        proven=surrogate.proven
+        if settings.search == 'freeze_thaw'
+        else (),  # plain random search knows of no other task
     )
     directory = model_directory(settings.model)
     tokenizer = load_tokenizer(directory)

@@ -169,7 +169,8 @@ def model_features(model: Phi3, seen: EncodedExamples) -> dict[str, float]:
     They go through one compiled program in groups of eight; repeats that fill the last group up do not count.
     """
     graph, params = nnx.split(model)
-    looks, seconds = [], []
+    looks: list[dict[str, np.ndarray]] = []
+    seconds: list[float] = []
     groups = _groups(seen)
     while len(looks) < max(len(groups), _MIN_TIMINGS + 1) or sum(seconds[1:]) < _TIMING_SECONDS:
         start = time.perf_counter()
