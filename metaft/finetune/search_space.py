@@ -165,7 +165,7 @@ def sample(space: cs.ConfigurationSpace, num: int, seed: int) -> list[Configurat
     space.seed(seed)
     found: dict[Configuration, None] = {}
     for _ in range(20):
-        drawn = space.sample_configuration(num)
+        drawn = space.sample_configuration(num if num > 1 else None)  # ConfigSpace warns of a size of 1
         for values in drawn if isinstance(drawn, list) else [drawn]:
             found.setdefault(_from_config_space(dict(values)))
         if len(found) >= num:
