@@ -1,9 +1,9 @@
 """A population's member is the run it would be alone; freezing and thawing change nothing; what is frozen stays."""
 
 import dataclasses
+from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -117,6 +117,16 @@ def test_stop_in_the_middle_of_an_update_and_go_on():
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize('name', ['lora', 'dora', 'prompt'])
+def test_thawed_in_another_slot_and_width_it_goes_on(name):
+    configuration = GROUPS[name][0]
+    undisturbed, frozen = train([configuration]).take(0), train([configuration], steps=7).take(0)
+    wide = train(GROUPS[name][:2], steps=2)
+    wide.put(1, frozen, configuration, seed=0, total_steps=30)
+    wide.advance([None, STEPS])
+    assert_close(wide.take(1).trainable, undisturbed.trainable, rtol=1e-6)
+
+
 def test_swapping_slots_changes_nothing():
     first = train(LORA[:2], steps=10, width=3)
     members = [first.take(0), first.take(1)]
@@ -185,21 +195,22 @@ def test_a_population_takes_its_own_program_only():
 
 def test_label_smoothing_is_that_of_optax():
     rows, model = tiny_rows(4), tiny_model()
-    population = new_population(LORA[0], model=model)
-    one = jax.tree.map(lambda x: jnp.asarray(x)[None], population.new_member(LORA[0], 0).trainable)
-    settings = jax.tree.map(
-        lambda x: x[None], lora.settings(rank=4, alpha=8.0, dropout=0.0, targets='all', max_rank=32)
-    )
-    together = jax.tree.map(lambda x: x[None], rows)
-    nats, mask, _, above = answer_scores(
-        *nnx.split(model)[:1], 'lora', nnx.split(model)[1], one, settings, together, None
-    )
-    logits, targets = model(rows.tokens_NL)[:, :-1], rows.tokens_NL[:, 1:]
-    smooth = optax.smooth_labels(jax.nn.one_hot(targets, 48), 0.1)
-    want = np.asarray(optax.softmax_cross_entropy(logits, smooth))
+    add_axis = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    adapter = add_axis(new_population(LORA[0], model=model).new_member(LORA[0], 0).trainable)
+    settings = add_axis(lora.settings(rank=4, alpha=8.0, dropout=0.0, targets='all', max_rank=32))
+    graphdef, params = nnx.split(model)
+    scores = jax.jit(partial(answer_scores, graphdef, 'lora'))
+    nats, mask, _, above = scores(params, adapter, settings, add_axis(rows), None)
+
+    @jax.jit
+    def plain(params):
+        labels = optax.smooth_labels(jax.nn.one_hot(rows.tokens_NL[:, 1:], 48), 0.1)
+        return optax.softmax_cross_entropy(nnx.merge(graphdef, params)(rows.tokens_NL)[:, :-1], labels)
+
     at = np.arange(1, 16)[None, :]
     is_answer = (at >= rows.answer_start_N[:, None]) & (at < rows.length_N[:, None])
-    np.testing.assert_allclose(np.asarray(nats + 0.1 * above)[np.asarray(mask)], want[is_answer], rtol=1e-5)
+    found = np.asarray(nats + 0.1 * above)[np.asarray(mask)]
+    np.testing.assert_allclose(found, np.asarray(plain(params))[is_answer], rtol=1e-5)
 
 
 def test_diverged_member_disturbs_nobody():
