@@ -173,7 +173,7 @@ def run_id(dataset: str, configuration, seed: int) -> str:
     """Return a name that is the same for the same run in every process."""
     import hashlib
 
-    text = repr((dataset, sorted(configuration.to_dict().items(), key=str), seed))
+    text = repr((dataset, sorted(configuration.identity().items(), key=str), seed))
     return f'{dataset}-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{seed}'
 
 

@@ -5,8 +5,9 @@
 
 A questions file has a JSON object a line with a string `question`, optionally `context`, `id` and `answer`. Answers are
 printed, or written to --output, as JSON lines that repeat the question's fields beside `generated`; where the file has
-answers, the share of exact matches is told at the end. The adapter is a LoRA or a soft prompt in PEFT's format; a fully
-tuned model is a --model of its own. Cost: loading and one compilation (seconds), then one batch after another.
+answers, exact match, token F1, ROUGE-L, BLEU and chrF are told at the end. The adapter is a LoRA, a DoRA or a soft
+prompt in PEFT's format; a fully tuned or merged model is a --model of its own. Cost: loading and one compilation
+(seconds), then one batch after another.
 """
 
 import dataclasses
@@ -61,8 +62,20 @@ def main(settings: Settings) -> None:
         write(settings.output, lines)
     told = [record for record in records if 'answer' in record]
     if told:
-        right = sum(record['generated'] == record['answer'].strip() for record in told)
-        print(f'exact match: {right} of {len(told)} ({right / len(told):.3f})', file=sys.stderr)
+        tell_scores([record['generated'] for record in told], [record['answer'].strip() for record in told])
+
+
+def tell_scores(answers: Sequence[str], references: Sequence[str]) -> None:
+    """Prints how near the answers come to the references, beside the answers themselves."""
+    from metaft.tasks.text_metrics import text_metrics
+
+    found = text_metrics(answers, references)
+    right, num = round(found['exact_match'] * len(answers)), len(answers)
+    print(
+        f'exact match: {right} of {num} ({right / num:.3f}); token F1 {found["token_f1"]:.3f}, ROUGE-L '
+        f'{found["rouge_l"]:.3f} (of 1); BLEU {found["bleu"]:.1f}, chrF {found["chrf"]:.1f} (of 100)',
+        file=sys.stderr,
+    )
 
 
 def answerer(settings: Settings) -> Callable[[Sequence[dict], str, int], list[str]]:
@@ -73,7 +86,7 @@ def answerer(settings: Settings) -> Callable[[Sequence[dict], str, int], list[st
     """
     import jax
 
-    from metaft.adapters import lora, peft
+    from metaft.adapters import dora, lora, peft
     from metaft.phi3 import generate, load_pretrained
     from metaft.phi3.hub import model_directory
     from metaft.tasks.dataset import Example
@@ -86,9 +99,9 @@ def answerer(settings: Settings) -> Callable[[Sequence[dict], str, int], list[st
     prefix_PD = None
     if settings.adapter is not None:
         read = peft.load(settings.adapter, model.config)
-        if read.method == 'lora':
+        if read.method in ('lora', 'dora'):
             one = jax.tree.map(lambda leaf: leaf[None], (read.adapter, read.settings))  # a population of one
-            model = lora.adapt(model, *one)
+            model = (dora if read.method == 'dora' else lora).adapt(model, *one)
         else:
             prefix_PD = read.adapter['prompt_embeddings']
     soft = 0 if prefix_PD is None else prefix_PD.shape[0]

@@ -5,8 +5,9 @@
         --workdir=runs/mine
 
 Ranks configurations by what a surrogate learned on other tasks, spends the budget on freeze-thaw search over real
-runs, tests the best measured checkpoint, and leaves settings, measurements, ranking, results, the adapter, a picture
-and a report in --workdir. Interrupted, the same command goes on. Cost: the budget, and about a minute around it.
+runs, tests the best measured checkpoint, and leaves settings, measurements, ranking, results, the adapter (with
+--export=merged a whole model), a picture and a report in --workdir. Interrupted, the same command goes on. Cost: the
+budget, and about a minute around it.
 """
 
 import dataclasses
@@ -42,6 +43,11 @@ class Settings:
     validation: Path | None = setting(None, 'like --train; a tenth of the training file if empty')
     test: Path | None = setting(None, 'like --train; a tenth of the training file if empty')
     model: str = setting(str(ASSETS / 'phi3_tiny'), 'directory or Hugging Face id of a Phi-3')
+    export: str = setting(
+        'adapter',
+        "what is written at the end: PEFT's format, or a whole model in the base's dtype",
+        choices=('adapter', 'merged'),
+    )
     surrogate: Path = setting(
         ASSETS / 'surrogate', 'directory of the surrogate (experiments.train_surrogate makes one)'
     )
@@ -106,7 +112,7 @@ def main(settings: Settings) -> None:
 def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     """Load everything, refuse what cannot work, evaluate the base model and compute the meta-features."""
     from metaft.executors.local import LocalExecutor
-    from metaft.finetune.search_space import PROMPT_LENGTHS
+    from metaft.finetune.methods import padded
     from metaft.finetune.task import prepare as prepare_task
     from metaft.metadataset import store
     from metaft.phi3 import load_pretrained
@@ -136,7 +142,7 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         tokenizer,
         base_model=directory.name,
         max_examples=settings.max_examples,
-        max_prompt_length=max(PROMPT_LENGTHS) if any(c.method == 'prompt' for c in candidates) else 0,
+        max_prompt_length=max((padded(c) for c in candidates if c.method == 'prompt'), default=0),
     )
     workdir = program.prepare_workdir(settings.workdir, settings, IDENTITY, fingerprints(settings))
     width = settings.width or problems.default_width()
@@ -155,7 +161,7 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         record, seconds = task_record(settings, dataset, task, zero_shot[0])
         store.write_task(workdir / 'meta_features.json', record)
     console.meta_features(record.meta_features, seconds)
-    coverage = surrogate.coverage(record.meta_features, [c.to_dict() for c in candidates])
+    coverage = surrogate.coverage(record.meta_features, [c.identity() for c in candidates])
     warnings += [f'Outside of what the surrogate has seen: {sentence}.' for sentence in coverage.sentences()]
     return problems.Problem(
         dataset=dataset,
@@ -267,6 +273,8 @@ def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:
 
 def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
     """Test the incumbent and what it is compared with, export the adapter, write results.json."""
+    from metaft.phi3 import stored_dtype
+    from metaft.phi3.hub import model_directory
     from metaft.tuning import outcome
 
     ledger = problem.live_search().ledger
@@ -293,7 +301,15 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
         entry, configuration, adapter = found
         if entry['budget_steps'] == 0:
             console.warn('no measured checkpoint is better than the base model: the adapter written changes nothing')
-        console.say(f'wrote {outcome.export(problem, configuration, adapter, settings.model)}')
+        if settings.export == 'merged' and configuration.method != 'prompt':
+            dtype = stored_dtype(model_directory(settings.model))
+            path, change = outcome.export_merged(problem, configuration, adapter, dtype)
+            results['casting_logit_change'] = change
+            console.say(f'wrote {path}, merged in float32; casting to {dtype} changed a logit by at most {change:.2g}')
+        else:
+            if settings.export == 'merged':
+                console.warn('the best run is a soft prompt, which is no change of weights: the adapter is written')
+            console.say(f'wrote {outcome.export(problem, configuration, adapter, settings.model)}')
     if settings.compare or (settings.compare is None and settings.is_demonstration):
         console.say('running the default configuration, given the same budget of its own ...')
         results['default'] = outcome.default(problem, settings.budget_seconds)

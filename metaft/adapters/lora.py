@@ -1,12 +1,16 @@
 """LoRA for a population: every member has its own A and B on the linear layers of one shared base.
 
-    y = W0 x + (alpha / r) B A dropout(x)        (Hu et al., arXiv 2106.09685)
+    y = W0 x + s B A dropout(x),  s = alpha / r           (Hu et al., arXiv 2106.09685)
+                                  s = alpha / sqrt(r)     (rsLoRA: Kalajdzievski, arXiv 2312.03732)
 
 A member's adapter is a flat dict {module path: {'lora_A': [D, R], 'lora_B': [R, F]}}; in a population every leaf has a
-leading axis M. Ranks below R are masked, target modules left out have scale 0, so one compiled program serves all of
-them. The base matmul sees the members folded into the batch; only the two LoRA einsums keep the member axis. Adapters
-are float32 whatever the base is.
+leading axis M. Ranks below R are masked, target modules and layers left out have scale 0, so one compiled program
+serves all of them. The base matmul sees the members folded into the batch; only the two LoRA einsums keep the member
+axis. Adapters are float32 whatever the base is.
 """
+
+import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +23,8 @@ from metaft.phi3 import Phi3
 TARGET_MODULES = {'attention': ('qkv_proj', 'o_proj'), 'mlp': ('gate_up_proj', 'down_proj')}
 GROUPS = tuple(TARGET_MODULES)
 _PARENT = {'attention': 'self_attn', 'mlp': 'mlp'}
+# Shares of the depth, from and to; the middle layer of an odd number belongs to both halves.
+LAYERS = {'all': (0.0, 1.0), 'first_half': (0.0, 0.5), 'last_half': (0.5, 1.0)}
 
 
 def module_paths(num_layers: int) -> list[tuple[str, int, str, str]]:
@@ -35,6 +41,17 @@ def module_paths(num_layers: int) -> list[tuple[str, int, str, str]]:
     ]
 
 
+def linear(model: Phi3, layer: int, group: str, name: str) -> nnx.Module:
+    """Return the linear layer that an entry of `module_paths` names."""
+    return getattr(getattr(model.layers[layer], _PARENT[group]), name)
+
+
+def layers_in_use(layers: str, num_layers: int) -> list[int]:
+    """Return the indices of the layers that carry a LoRA with `layers` of LAYERS."""
+    bounds = np.array(LAYERS[layers], np.float32)
+    return [layer for layer in range(num_layers) if _is_within(bounds, layer, num_layers)]
+
+
 def init(model: Phi3, key: Array, mask_R: Array) -> dict:
     """Return one member's adapter: A ~ U(-1/sqrt(D), 1/sqrt(D)) on the columns in use, B = 0: it changes nothing.
 
@@ -44,7 +61,7 @@ def init(model: Phi3, key: Array, mask_R: Array) -> dict:
       mask_R: `rank_mask`; its width R is what all members of a population share.
     """
     shapes = {
-        path: getattr(getattr(model.layers[layer], _PARENT[group]), name).kernel.shape
+        path: linear(model, layer, group, name).kernel.shape
         for path, layer, group, name in module_paths(model.config.num_hidden_layers)
     }
     rank = mask_R.size
@@ -62,20 +79,37 @@ def rank_mask(rank: int, max_rank: int) -> Array:
     return (jnp.arange(max_rank) < rank).astype(jnp.float32)
 
 
-def settings(*, rank: int, alpha: float, dropout: float, targets: str, max_rank: int) -> dict:
+def settings(
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    targets: str,
+    max_rank: int,
+    rslora: bool = False,
+    layers: str = 'all',
+) -> dict:
     """Return what differs between members but is not trained, as float32 arrays (stacked over M in a population).
 
-    'scale' [2] is alpha / r for each of GROUPS, 0 where it is not a target; 'rank_mask' [R]; 'dropout' [].
+    'scale' [2] is alpha / r (rsLoRA: alpha / sqrt(r)) for each of GROUPS, 0 where it is not a target; 'layers' [2] the
+    shares of the depth from and to which layers carry a LoRA; 'rank_mask' [R]; 'dropout' [].
     """
     on = jnp.array([targets in (group, 'all') for group in GROUPS], jnp.float32)
     return {
-        'scale': on * (alpha / rank),
+        'scale': on * (alpha / (math.sqrt(rank) if rslora else rank)),
+        'layers': jnp.array(LAYERS[layers], jnp.float32),
         'rank_mask': rank_mask(rank, max_rank),
         'dropout': jnp.float32(dropout),
     }
 
 
-def adapt(model: Phi3, adapter: dict, settings: dict, key_M: Array | None = None) -> Phi3:
+def adapt(
+    model: Phi3,
+    adapter: dict,
+    settings: dict,
+    key_M: Array | None = None,
+    module: 'type[LoraLinear] | None' = None,
+) -> Phi3:
     """Put a population's adapters in front of the base's linear layers; `model` itself is changed and returned.
 
     Meant to be called on a freshly merged model, inside jit. The adapted model takes x_BLD whose batch is M members'
@@ -85,16 +119,27 @@ def adapt(model: Phi3, adapter: dict, settings: dict, key_M: Array | None = None
       adapter: leaves with leading axis M.
       settings: as from `settings`, leaves with leading axis M.
       key_M: typed PRNG keys; None turns dropout off (evaluation, decoding).
+      module: what a linear layer becomes; LoraLinear if None.
     """
     for index, (path, layer, group, name) in enumerate(module_paths(model.config.num_hidden_layers)):
         if path not in adapter:
             continue
-        parent = getattr(model.layers[layer], _PARENT[group])
-        scale_MR = settings['scale'][:, GROUPS.index(group), None] * settings['rank_mask']
+        scale_MR = _scale(settings, layer, group, model.config.num_hidden_layers)
         key_m = None if key_M is None else jax.vmap(lambda k, i=index: jax.random.fold_in(k, i))(key_M)
-        module = LoraLinear(getattr(parent, name), adapter[path], scale_MR, settings['dropout'], key_m)
-        setattr(parent, name, module)
+        base = linear(model, layer, group, name)
+        adapted = (module or LoraLinear)(base, adapter[path], scale_MR, settings['dropout'], key_m)
+        setattr(getattr(model.layers[layer], _PARENT[group]), name, adapted)
     return model
+
+
+def _scale(settings: dict, layer: int, group: str, num_layers: int) -> Array:
+    """Returns the scale of a module's columns, [M, R], or [R] of one member's settings."""
+    is_on = _is_within(settings['layers'], layer, num_layers).astype(jnp.float32)
+    return (settings['scale'][..., GROUPS.index(group)] * is_on)[..., None] * settings['rank_mask']
+
+
+def _is_within(bounds, layer: int, num_layers: int):
+    return (layer / num_layers < bounds[..., 1]) & ((layer + 1) / num_layers > bounds[..., 0])
 
 
 def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
@@ -103,19 +148,28 @@ def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: 
     return model.hidden(model.embed(tokens_BL))
 
 
-def merge(model: Phi3, adapter: dict, settings: dict) -> Phi3:
-    """Return `model` with one member's adapter (no M axis) added into its weights, in float32 and cast last."""
+def merge(
+    model: Phi3,
+    adapter: dict,
+    settings: dict,
+    combine: Callable[[Array, Array, dict], Array] = lambda w_DF, delta_DF, member: w_DF + delta_DF,
+) -> Phi3:
+    """Return `model` with one member's adapter (no M axis) put into its weights, in float32 and cast last.
+
+    Args:
+      combine: (a base weight, s A B, the module's adapter) -> the merged weight, all float32; the sum if left out.
+    """
     graphdef, state = nnx.split(model)
     merged = nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
     for path, layer, group, name in module_paths(model.config.num_hidden_layers):
-        if path not in adapter:
+        scale_R = _scale(settings, layer, group, model.config.num_hidden_layers)
+        if path not in adapter or not scale_R.any():
             continue
-        kernel = getattr(getattr(merged.layers[layer], _PARENT[group]), name).kernel
-        scale_R = settings['scale'][GROUPS.index(group)] * settings['rank_mask']
+        kernel = linear(merged, layer, group, name).kernel
         a_DR, b_RF = adapter[path]['lora_A'], adapter[path]['lora_B']
         delta_DF = jnp.matmul(a_DR * scale_R[None, :], b_RF, precision='highest')
         w_DF = kernel[...]
-        kernel.value = (w_DF.astype(jnp.float32) + delta_DF).astype(w_DF.dtype)
+        kernel[...] = combine(w_DF.astype(jnp.float32), delta_DF, adapter[path]).astype(w_DF.dtype)
     return merged
 
 
@@ -131,6 +185,11 @@ class LoraLinear(nnx.Module):
         self.key_M = None if key_M is None else nnx.Variable(key_M)
 
     def __call__(self, x_BLD: Array) -> Array:
+        y_BLF, y_MBLF = self.base(x_BLD), self.branch(x_BLD)
+        return y_BLF + y_MBLF.reshape(y_BLF.shape).astype(y_BLF.dtype)
+
+    def branch(self, x_BLD: Array) -> Array:
+        """Return what the members add, float32 [M, B, L, F]."""
         a_MDR, b_MRF = self.lora_A[...], self.lora_B[...]
         m = a_MDR.shape[0]
         b, length, d = x_BLD.shape
@@ -138,9 +197,7 @@ class LoraLinear(nnx.Module):
         if self.key_M is not None:
             x_MBLD = _dropout(x_MBLD, self.dropout_M[...], self.key_M[...])
         h_MBLR = jnp.einsum('MBLD,MDR->MBLR', x_MBLD, a_MDR) * self.scale_MR[...][:, None, None, :]
-        y_MBLF = jnp.einsum('MBLR,MRF->MBLF', h_MBLR, b_MRF)
-        y_BLF = self.base(x_BLD)
-        return y_BLF + y_MBLF.reshape(b, length, -1).astype(y_BLF.dtype)
+        return jnp.einsum('MBLR,MRF->MBLF', h_MBLR, b_MRF)
 
 
 def _dropout(x_MBLD: Array, rate_M: Array, key_M: Array) -> Array:

@@ -1,4 +1,5 @@
-"""Adapters in Hugging Face PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, LoRA and soft prompts.
+"""Adapters in Hugging Face PEFT's format: `adapter_config.json` and `adapter_model.safetensors`; LoRA (rsLoRA and DoRA
+too) and soft prompts.
 
 What is written loads in PEFT over the saved base; what PEFT wrote loads here, if it is one of the two and nothing in
 its configuration asks for more. All of it is about one member: no leaf has an axis M.
@@ -6,9 +7,7 @@ its configuration asks for more. All of it is about one member: no leaf has an a
 
 import dataclasses
 import json
-import math
 import os
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,32 +17,20 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from metaft.adapters import lora, prompt
+from metaft.adapters import lora, peft_config, prompt
+from metaft.adapters.peft_config import CONFIG
 from metaft.errors import ModelError
 from metaft.phi3 import Phi3Config
 
-CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
-_MODEL = 'base_model.model.'  # what PEFT puts before the names that its patterns are written for
-_PREFIX = f'{_MODEL}model.'
+WEIGHTS = 'adapter_model.safetensors'
+_PREFIX = f'{peft_config.MODEL}model.'
 _PROMPT = 'prompt_embeddings'
-
-# Read here, or of no consequence for what an adapter computes. Any other attribute must be empty.
-_KNOWN = frozenset(
-    """
-    alpha_pattern auto_mapping base_model_name_or_path bias exclude_modules fan_in_fan_out inference_mode
-    init_lora_weights layers_pattern layers_to_transform lora_alpha lora_dropout megatron_core num_attention_heads
-    num_layers num_transformer_submodules num_virtual_tokens peft_type peft_version prompt_tuning_init
-    prompt_tuning_init_text qalora_group_size r rank_pattern revision runtime_config target_modules task_type token_dim
-    tokenizer_kwargs tokenizer_name_or_path use_rslora
-    """.split()
-)
-# Initialisations that leave the base as it is; the others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) subtract from it.
-_PLAIN_INITS = (True, False, None, 'gaussian', 'orthogonal', 'eva')
+_MAGNITUDE = 'lora_magnitude_vector'
 
 
 @dataclasses.dataclass(frozen=True)
 class Adapter:
-    """One member's adapter as `metaft.adapters.lora` or `.prompt` takes it (`method` says which)."""
+    """One member's adapter as `metaft.adapters.lora`, `.dora` or `.prompt` takes it (`method` says which)."""
 
     method: str
     adapter: dict
@@ -59,25 +46,34 @@ def save_lora(
     dropout: float,
     targets: str,
     base_model: str,
+    rslora: bool = False,
+    layers: str = 'all',
 ) -> None:
-    """Writes a LoRA that scales its branch by alpha / rank.
+    """Writes a LoRA, or a DoRA where it has magnitudes.
 
     Args:
       directory: made if missing.
-      adapter: {module path: {'lora_A': [D, R], 'lora_B': [R, F]}}; the first `rank` of the R columns are written.
+      adapter: {module path: {'lora_A': [D, R], 'lora_B': [R, F]}} of all modules; the first `rank` of the R columns are
+        written. A DoRA has 'magnitude' [F] too.
       rank: r.
       alpha: the scale's numerator.
       dropout: what it was trained with; PEFT applies it in training only.
       targets: 'attention', 'mlp' or 'all'.
       base_model: directory or Hugging Face id of the base, noted in the configuration.
+      rslora: the branch is scaled by alpha / sqrt(rank), otherwise by alpha / rank.
+      layers: a name of `lora.LAYERS`.
     """
+    layer_of = lambda path: int(path.split('.')[1])
+    in_use = lora.layers_in_use(layers, 1 + max(map(layer_of, adapter)))
     groups = [group for group in lora.GROUPS if targets in (group, 'all')]
     names = [name for group in groups for name in lora.TARGET_MODULES[group]]
     tensors = {}
     for path, member in adapter.items():
-        if path.rpartition('.')[2] in names:
+        if path.rpartition('.')[2] in names and layer_of(path) in in_use:
             tensors[f'{_PREFIX}{path}.lora_A.weight'] = member['lora_A'][:, :rank].T
             tensors[f'{_PREFIX}{path}.lora_B.weight'] = member['lora_B'][:rank].T
+            if 'magnitude' in member:
+                tensors[f'{_PREFIX}{path}.{_MAGNITUDE}'] = member['magnitude']
     config = {
         'peft_type': 'LORA',
         'r': rank,
@@ -86,8 +82,9 @@ def save_lora(
         'target_modules': names,
         'bias': 'none',
         'fan_in_fan_out': False,
-        'use_rslora': False,
-        'use_dora': False,
+        'use_rslora': rslora,
+        'use_dora': any('magnitude' in member for member in adapter.values()),
+        'layers_to_transform': None if layers == 'all' else in_use,
         'rank_pattern': {},
         'alpha_pattern': {},
         'modules_to_save': None,
@@ -120,22 +117,13 @@ def load(directory: str | os.PathLike[str], config: Phi3Config) -> Adapter:
         mis-shaped for this base; each kind is listed in one error.
     """
     directory = Path(directory)
-    values = _read_config(directory)
-    kind = values.get('peft_type')
-    if kind not in ('LORA', 'PROMPT_TUNING'):
-        raise ModelError(f'{directory} is an adapter of type {kind!r}; metaft reads LORA and PROMPT_TUNING.')
-    asked = [f'{name}={value!r}' for name, value in values.items() if name not in _KNOWN and value]
-    asked += [f'bias={values["bias"]!r}'] if values.get('bias', 'none') != 'none' else []
-    asked += ['fan_in_fan_out=True'] if values.get('fan_in_fan_out') else []
-    init = values.get('init_lora_weights')
-    asked += [f'init_lora_weights={init!r}'] if init not in _PLAIN_INITS else []
-    if asked:
-        raise ModelError(f'{directory} asks for what metaft does not implement: {", ".join(asked)}.')
+    values = peft_config.read(directory)
+    peft_config.refuse_more(values, directory)
     try:
         tensors = load_file(directory / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ModelError(f'{directory / WEIGHTS} is missing, truncated or broken ({error}).') from None
-    read, problems = (_read_lora if kind == 'LORA' else _read_prompt)(values, tensors, config)
+    read, problems = (_read_lora if values['peft_type'] == 'LORA' else _read_prompt)(values, tensors, config)
     if problems:
         raise ModelError(f'{directory} does not fit the base model: {"; ".join(problems[:20])}.')
     return read
@@ -159,8 +147,8 @@ def _read_lora(values: dict, tensors: dict[str, np.ndarray], config: Phi3Config)
     problems = list(_lora_problems(values, tensors, shapes))
     if problems or not tensors:
         return None, problems or ['there is no tensor in it']
-    ranks = {module: _of_module(values, 'r', 'rank_pattern', module) for module in found}
-    scales = {module: _scale(values, module, ranks[module]) for module in found}
+    ranks = {module: peft_config.of_module(values, 'r', 'rank_pattern', module) for module in found}
+    scales = {module: peft_config.scale(values, module, ranks[module]) for module in found}
     scale, max_rank = max(scales.values()), max(ranks.values())
     adapter = {}
     for module, (path, _) in shapes.items():
@@ -172,18 +160,21 @@ def _read_lora(values: dict, tensors: dict[str, np.ndarray], config: Phi3Config)
                 'lora_A': jnp.asarray(np.pad(a_DR, ((0, 0), (0, room)))),
                 'lora_B': jnp.asarray(np.pad(own, ((0, room), (0, 0)))),
             }
+            if values.get('use_dora'):
+                adapter[path]['magnitude'] = jnp.asarray(np.float32(tensors[f'{module}.{_MAGNITUDE}']))
     dropout = values.get('lora_dropout') or 0.0
     settings = lora.settings(rank=max_rank, alpha=scale * max_rank, dropout=dropout, targets='all', max_rank=max_rank)
-    return Adapter('lora', adapter, settings), []
+    return Adapter('dora' if values.get('use_dora') else 'lora', adapter, settings), []
 
 
 def _lora_problems(
     values: dict, tensors: dict[str, np.ndarray], shapes: Mapping[str, tuple[str, tuple[int, int]]]
 ) -> Iterator[str]:
-    wanted: dict[str, tuple[int, int]] = {}
+    wanted: dict[str, tuple[int, ...]] = {}
     for module, (_, (d, f)) in shapes.items():
-        rank = _of_module(values, 'r', 'rank_pattern', module)
+        rank = peft_config.of_module(values, 'r', 'rank_pattern', module)
         wanted |= {f'{module}.lora_A.weight': (rank, d), f'{module}.lora_B.weight': (f, rank)}
+        wanted |= {f'{module}.{_MAGNITUDE}': (f,)} if values.get('use_dora') else {}
     for key, tensor in tensors.items():
         if key not in wanted:
             yield f'{key} is unexpected'
@@ -192,31 +183,8 @@ def _lora_problems(
     for key in wanted.keys() - tensors.keys():
         module, _, part = key.removesuffix('.weight').rpartition('.')
         other = f'{module}.lora_{"B" if part == "lora_A" else "A"}.weight'
-        if other in tensors or _is_target(values, module):
+        if other in tensors or peft_config.is_target(values, module):
             yield f'{key} is missing'
-
-
-def _is_target(values: dict, module: str) -> bool:
-    """Tells whether the configuration alone says that a module is adapted; where it selects layers, the tensors say."""
-    if values.get('exclude_modules') or values.get('layers_to_transform') is not None:
-        return False
-    targets = values.get('target_modules') or ()
-    if isinstance(targets, str):
-        return bool(re.fullmatch(targets, module.removeprefix(_MODEL)))
-    return any(module == target or module.endswith(f'.{target}') for target in targets)
-
-
-def _of_module(values: dict, name: str, pattern_name: str, module: str) -> Any:
-    """Returns a module's own value where a pattern of PEFT's names the module, else the common one."""
-    for pattern, value in (values.get(pattern_name) or {}).items():
-        if re.match(rf'(.*\.)?({pattern})$', module.removeprefix(_MODEL)):
-            return value
-    return values.get(name, 8)  # PEFT's default of r and lora_alpha
-
-
-def _scale(values: dict, module: str, rank: int) -> float:
-    alpha = _of_module(values, 'lora_alpha', 'alpha_pattern', module)
-    return alpha / (math.sqrt(rank) if values.get('use_rslora') else rank)
 
 
 def _paths(config: Phi3Config) -> list[tuple[str, int, str, str]]:
@@ -232,19 +200,6 @@ def _shape(name: str, config: Phi3Config) -> tuple[int, int]:
         'gate_up_proj': (config.hidden_size, 2 * config.intermediate_size),
         'down_proj': (config.intermediate_size, config.hidden_size),
     }[name]
-
-
-def _read_config(directory: Path) -> dict[str, Any]:
-    path = directory / CONFIG
-    try:
-        values = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
-        raise ModelError(f'{directory} is no adapter directory: it has no {CONFIG}.') from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f'{path} cannot be read as JSON: {error}.') from None
-    if not isinstance(values, dict):
-        raise ModelError(f'{path} holds no JSON object.')
-    return values
 
 
 def _write(directory: str | os.PathLike[str], config: dict, tensors: Mapping[str, Any], base_model: str) -> None:

@@ -11,15 +11,26 @@ from jax import Array
 from metaft.phi3 import Phi3
 
 
-def init(model: Phi3, key: Array, *, max_length: int) -> dict:
-    """Return one member's soft prompt: embeddings of `max_length` random vocabulary entries, float32 [P, D]."""
+def init(model: Phi3, key: Array, *, max_length: int, from_vocabulary: Array | bool = True) -> dict:
+    """Return one member's soft prompt, float32 [P, D].
+
+    Args:
+      model: gives the embeddings.
+      key: typed PRNG key.
+      max_length: P.
+      from_vocabulary: embeddings of random vocabulary entries; otherwise normal draws with the standard deviation of
+        the whole table, so that the model sees vectors of the length it knows (PEFT draws them with deviation 1).
+    """
     ids_P = jax.random.randint(key, (max_length,), 0, model.config.vocab_size)
-    return {'prompt_embeddings': model.embed(ids_P[None])[0].astype(jnp.float32)}
+    chosen_PD = model.embed(ids_P[None])[0].astype(jnp.float32)
+    deviation = jnp.std(model.embed_tokens[...].astype(jnp.float32))
+    drawn_PD = deviation * jax.random.normal(jax.random.fold_in(key, 1), chosen_PD.shape, jnp.float32)
+    return {'prompt_embeddings': jnp.where(from_vocabulary, chosen_PD, drawn_PD)}
 
 
-def settings(*, length: int) -> dict:
-    """Return {'prompt_length': int32 []}, the number of vectors in use."""
-    return {'prompt_length': jnp.int32(length)}
+def settings(*, length: int, init: str = 'vocabulary') -> dict:
+    """Return {'prompt_length': int32 [], the number of vectors in use, 'from_vocabulary': bool []}."""
+    return {'prompt_length': jnp.int32(length), 'from_vocabulary': jnp.bool_(init == 'vocabulary')}
 
 
 def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:

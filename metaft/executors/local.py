@@ -1,4 +1,5 @@
-"""Runs on this process's devices: a population a method, runs frozen in host memory and, if wanted, on disk.
+"""Runs on this process's devices: a population a program (`methods.program`), runs frozen in host memory and, if
+wanted, on disk.
 
 The executor trains, measures and remembers; which run goes how far is the caller's decision. It is the live
 counterpart of `metaft.search.replay`.
@@ -17,6 +18,7 @@ import numpy as np
 from metaft.finetune import checkpoints
 from metaft.finetune.budget import Grid, grid
 from metaft.finetune.costs import mean_training_cost
+from metaft.finetune.methods import program
 from metaft.finetune.population import Evaluation, Member, Population
 from metaft.finetune.search_space import Configuration, default_configuration
 from metaft.finetune.task import Task
@@ -77,10 +79,10 @@ class LocalExecutor:
     ):
         self.task, self.width, self.directory, self.measure_test = task, width, directory, measure_test
         self._clock = clock
-        self.compile_seconds: dict[str, float] = {}
+        self.compile_seconds: dict[tuple[str, str], float] = {}
         self.evaluation_seconds = 0.0  # of the last measurement
         self._versions = dict(versions or {'jax': jax.__version__})
-        self._populations: dict[str, Population] = {}
+        self._populations: dict[tuple[str, str], Population] = {}
         self._runs: dict[str, _Run] = {}
 
     def grid(self, configuration: Configuration) -> Grid:
@@ -88,16 +90,16 @@ class LocalExecutor:
         return grid(self.task.max_examples, configuration.batch_size)
 
     def warm_up(self, configuration: Configuration) -> float:
-        """Compile the training step of the configuration's method, once; return the seconds it took now."""
-        method = configuration.method
-        if method in self.compile_seconds:
+        """Compile the training step of the configuration's program, once; return the seconds it took now."""
+        key = program(configuration)
+        if key in self.compile_seconds:
             return 0.0
         start = time.perf_counter()
-        population = self._population(method)
+        population = self._population(configuration)
         self._put_fresh(population, configuration)
         population.compile(self.task.validation)
-        self.compile_seconds[method] = time.perf_counter() - start
-        return self.compile_seconds[method]
+        self.compile_seconds[key] = time.perf_counter() - start
+        return self.compile_seconds[key]
 
     def advance(
         self,
@@ -106,10 +108,10 @@ class LocalExecutor:
         on_measurement: OnMeasurement | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> list[Measurement]:
-        """Train runs of one method together, at most a population's width of them, and measure them.
+        """Train runs of one program together, at most a population's width of them, and measure them.
 
         Args:
-          jobs: what to do; all of the same method.
+          jobs: what to do; all of the same method, its variant and optimizer.
           on_measurement: called with each measurement, and a function that gives the run's adapter as it is measured,
             before the
             run is frozen: what it stores is never behind the frozen run.
@@ -118,11 +120,11 @@ class LocalExecutor:
         Returns:
           the measurements in the order they were made.
         """
-        method = jobs[0].configuration.method
+        key = program(jobs[0].configuration)
         self.warm_up(jobs[0].configuration)
-        population = self._population(method)
-        if len(jobs) > population.width or any(j.configuration.method != method for j in jobs):
-            raise ValueError(f'{len(jobs)} jobs do not fit one {method!r} population of width {population.width}')
+        population = self._population(jobs[0].configuration)
+        if len(jobs) > population.width or any(program(j.configuration) != key for j in jobs):
+            raise ValueError(f'{len(jobs)} jobs do not fit one {"/".join(key)} population of width {population.width}')
         grids = [self.grid(j.configuration) for j in jobs]
         for slot, (job, g) in enumerate(zip(jobs, grids, strict=True)):
             member = self._thaw(job, population).member
@@ -138,25 +140,28 @@ class LocalExecutor:
 
     def zero_shot(self) -> tuple[Evaluation, Evaluation]:
         """Evaluate the base as it is on the validation and the test split (an untrained LoRA changes nothing)."""
-        population = self._population('lora')
-        self._put_fresh(population, default_configuration('lora'))
+        population = self._population(default_configuration())
+        self._put_fresh(population, default_configuration())
         return population.evaluate(self.task.validation)[0], population.evaluate(self.task.test)[0]
 
     def untrained(self, configuration: Configuration, seed: int) -> dict:
         """Return what a run trains, before its first update (no M axis)."""
-        return self._population(configuration.method).new_member(configuration, seed).trainable
+        return self._population(configuration).new_member(configuration, seed).trainable
 
     def test(self, configuration: Configuration, adapter: dict) -> Evaluation:
         """Evaluate one run's adapter (no M axis) on the test split."""
-        population = self._population(configuration.method)
+        population = self._population(configuration)
         self._put_fresh(population, configuration, adapter)
         return population.evaluate(self.task.test)[0]
 
-    def _population(self, method: str) -> Population:
-        if method not in self._populations:
-            width = 1 if method == 'full' else self.width
-            self._populations[method] = Population(self.task.model, method, self.task.train, width=width)
-        return self._populations[method]
+    def _population(self, configuration: Configuration) -> Population:
+        key = program(configuration)
+        if key not in self._populations:
+            variant, optimizer = key
+            width = 1 if variant == 'full' else self.width
+            population = Population(self.task.model, variant, self.task.train, width=width, optimizer=optimizer)
+            self._populations[key] = population
+        return self._populations[key]
 
     def _put_fresh(self, population: Population, configuration: Configuration, adapter: dict | None = None) -> None:
         member = population.new_member(configuration, 0)
@@ -219,7 +224,7 @@ class LocalExecutor:
             cost_seconds=run.seconds,
             cost_flops=flops * examples,
             cost_tokens=round(tokens * examples),
-            group=f'{self.task.name}/{job.configuration.method}/{population.width}',
+            group=f'{self.task.name}/{_group(job.configuration)}/{population.width}',
             slot=slot,
             host=platform.node(),
             versions=self._versions,
@@ -259,6 +264,12 @@ class LocalExecutor:
         path = self._path(run_id)
         if path is not None:
             path.unlink(missing_ok=True)
+
+
+def _group(configuration: Configuration) -> str:
+    """Returns what names a population in a record: its variant, and its optimizer where that is not AdamW."""
+    variant, optimizer = program(configuration)
+    return variant if optimizer == 'adamw' else f'{variant}-{optimizer}'
 
 
 def _segments(jobs: Sequence[Job]) -> list[list[int | None]]:

@@ -3,8 +3,10 @@
 Counted are the FLOPs that the method needs (2 a multiply-add), not those that a padded program happens to do:
 
     forward of a token    2 * (weights of the blocks' linear layers) + 4 * L * N * H a layer for attention (scores and
-    values) output head           2 * D * V at the answer's tokens only LoRA branch           2 * r * (D + F) a target
-    layer
+                          values)
+    output head           2 * D * V at the answer's tokens only
+    LoRA branch           2 * r * (D + F) a target
+    DoRA's norms          2 * (r + 1) * D * F a target and update, whatever the number of tokens
     training              base: forward and backward through activations (2 x); LoRA: also its weights (3 x);
                           full tuning: everything 3 x
 """
@@ -13,7 +15,7 @@ import dataclasses
 
 import numpy as np
 
-from metaft.adapters.lora import TARGET_MODULES
+from metaft.adapters.lora import TARGET_MODULES, layers_in_use
 from metaft.finetune.data import Rows
 from metaft.finetune.search_space import Configuration
 from metaft.phi3 import Phi3Config
@@ -59,9 +61,12 @@ def training_flops(
     if configuration.method == 'full':
         return 3.0 * forward_flops(config, length, answer_N)
     names = [n for group, ns in TARGET_MODULES.items() if configuration.targets in (group, 'all') for n in ns]
-    shapes = linear_shapes(config)
-    branch = 2.0 * configuration.rank * sum(sum(shapes[n]) for n in names)
-    return 2.0 * forward_flops(config, length, answer_N) + 3.0 * config.num_hidden_layers * branch * length
+    shapes = [linear_shapes(config)[n] for n in names]
+    num_layers = len(layers_in_use(configuration.layers, config.num_hidden_layers))
+    branch = 3.0 * 2.0 * configuration.rank * sum(d + f for d, f in shapes) * length
+    norms = 2.0 * (configuration.rank + 1) * sum(d * f for d, f in shapes) / configuration.batch_size
+    own = branch + norms if configuration.dora else branch
+    return 2.0 * forward_flops(config, length, answer_N) + num_layers * own
 
 
 def mean_training_cost(config: Phi3Config, configuration: Configuration, rows: Rows) -> tuple[float, float]:

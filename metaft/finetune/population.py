@@ -18,13 +18,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax import Array
 
 from metaft.finetune import optimizer
 from metaft.finetune.data import Rows, order
-from metaft.finetune.methods import METHODS
+from metaft.finetune.methods import METHODS, program, variant
 from metaft.finetune.search_space import BATCH_SIZES, Configuration
 from metaft.phi3 import Phi3
 
@@ -64,46 +63,52 @@ jax.tree_util.register_dataclass(Member)
 
 
 def hyperparameters(configuration: Configuration, total_steps: int) -> dict:
-    """Return what members differ in but do not train, as NumPy arrays: {'optimizer', 'adapter', 'micro_batches'}."""
+    """Return what members differ in but do not train, as NumPy arrays: {'optimizer', 'adapter', 'micro_batches',
+    'label_smoothing'}.
+    """
     return jax.tree.map(
         np.asarray,
         {
             'optimizer': optimizer.hyperparameters(configuration, total_steps),
-            'adapter': METHODS[configuration.method].settings(configuration),
+            'adapter': METHODS[variant(configuration)].settings(configuration),
             'micro_batches': np.int32(configuration.batch_size // MICRO_BATCH),
+            'label_smoothing': np.float32(configuration.label_smoothing),
         },
     )
 
 
 class Population:
-    """`width` slots over one base, one method and one table of encoded training rows.
+    """`width` slots over one base, one method, one optimizer and one table of encoded training rows.
 
     Args:
       model: the frozen base.
       method: a key of METHODS.
       rows: training examples, padded to their bucket; only the paddings, not their number, shape the compiled program.
       width: number of slots M.
+      optimizer: a key of `optimizer.OPTIMIZERS`.
     """
 
-    def __init__(self, model: Phi3, method: str, rows: Rows, *, width: int = 1):
-        self.method, self.width, self.rows = method, width, rows
+    def __init__(self, model: Phi3, method: str, rows: Rows, *, width: int = 1, optimizer: str = 'adamw'):
+        self.method, self.optimizer, self.width, self.rows = method, optimizer, width, rows
         graphdef, self._params = nnx.split(model)
         self._members: Member | None = None
         self._hyper: dict | None = None
         self._runs: list[tuple[Configuration, int] | None] = [None] * width
-        self._advance = jax.jit(partial(_advance, graphdef, method), donate_argnums=(1,))
+        self._advance = jax.jit(partial(_advance, graphdef, method, optimizer), donate_argnums=(1,))
         self._evaluate = jax.jit(partial(_evaluate, graphdef, method))
-        self._init = jax.jit(partial(_init, graphdef, method))
+        self._init = jax.jit(partial(_init, graphdef, method, optimizer))
         self._take = jax.jit(lambda members, slot: jax.tree.map(lambda x: x[slot], members))
         self._place = jax.jit(lambda members, slot, one: jax.tree.map(lambda x, y: x.at[slot].set(y), members, one))
 
     def new_member(self, configuration: Configuration, seed: int) -> Member:
         """Return a run that has not begun, as host arrays."""
+        self._require(configuration)
         settings = METHODS[self.method].settings(configuration)
         return jax.tree.map(np.asarray, self._init(self._params, settings, seed))
 
     def put(self, slot: int, member: Member, configuration: Configuration, *, seed: int, total_steps: int) -> None:
         """Place a run in a slot (thaw); what was there is overwritten."""
+        self._require(configuration)
         hyper = hyperparameters(configuration, total_steps)
         if self.width == 1 or self._members is None:  # empty slots hold a copy that idles
             stack = lambda x: np.stack([x] * self.width)
@@ -111,6 +116,13 @@ class Population:
         else:
             self._members, self._hyper = self._place((self._members, self._hyper), slot, (member, hyper))
         self._runs[slot] = (configuration, seed)
+
+    def _require(self, configuration: Configuration) -> None:
+        found, wanted = program(configuration), (self.method, self.optimizer)
+        if found != wanted:
+            raise ValueError(
+                f'a configuration of {"/".join(found)} does not train in a population of {"/".join(wanted)}'
+            )
 
     def take(self, slot: int) -> Member:
         """Return a slot's run as host arrays (freeze). The slot keeps its copy."""
@@ -196,14 +208,14 @@ class Evaluation:
     num_tokens: int
 
 
-def _init(graphdef, method: str, params, settings, seed) -> Member:
+def _init(graphdef, method: str, optimizer_name: str, params, settings, seed) -> Member:
     key = jax.random.key(seed)
     model = nnx.merge(graphdef, params)
     trainable = METHODS[method].init(model, settings, jax.random.fold_in(key, 0))
     zero = jnp.float32(0.0)
     return Member(
         trainable=trainable,
-        opt_state=optimizer.init(trainable),
+        opt_state=optimizer.init(optimizer_name, trainable),
         gradients=jax.tree.map(jnp.zeros_like, trainable),
         tokens=zero,
         step=jnp.int32(0),
@@ -216,7 +228,9 @@ def _init(graphdef, method: str, params, settings, seed) -> Member:
 
 
 def answer_scores(graphdef, method: str, params, trainable, settings, rows: Rows, key_M):
-    """Return nats, mask and whether the arg max is right, each [M, B, A], on the answers of rows [M, B, ...]."""
+    """Return nats, mask, whether the arg max is right, and how far the target's logit is above the vocabulary's mean,
+    each [M, B, A], on the answers of rows [M, B, ...].
+    """
     model = nnx.merge(graphdef, params)
     m, b, length = rows.tokens_NL.shape
     tokens_BL = rows.tokens_NL.reshape(m * b, length)
@@ -229,17 +243,18 @@ def answer_scores(graphdef, method: str, params, trainable, settings, rows: Rows
     targets_BA = jnp.take_along_axis(tokens_BL, index_BA, axis=1)
     x_BAD = jnp.take_along_axis(hidden_BLD, index_BA[:, :, None] - 1, axis=1)
     logits_BAV = METHODS[method].logits(model, trainable, x_BAD)
-    nats_BA = optax.softmax_cross_entropy_with_integer_labels(logits_BAV, targets_BA)
+    target_BA = jnp.take_along_axis(logits_BAV, targets_BA[:, :, None], axis=-1)[:, :, 0]
+    nats_BA = jax.nn.logsumexp(logits_BAV, axis=-1) - target_BA
     right_BA = jnp.argmax(logits_BAV, axis=-1) == targets_BA
-    shape = (m, b, rows.max_answer)
-    return nats_BA.reshape(shape), mask_BA.reshape(shape), right_BA.reshape(shape)
+    above_BA = target_BA - jnp.mean(logits_BAV, axis=-1)
+    return tuple(x.reshape(m, b, rows.max_answer) for x in (nats_BA, mask_BA, right_BA, above_BA))
 
 
 def _evaluate(graphdef, method, params, trainable, settings, rows: Rows):
     """Return [3, M]: nats, tokens, exact matches on the same rows [B, ...] for every member; length 0 is padding."""
     m = jax.tree.leaves(trainable)[0].shape[0]
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (m, *x.shape)), rows)
-    nats, mask, right = answer_scores(graphdef, method, params, trainable, settings, rows, None)
+    nats, mask, right, _ = answer_scores(graphdef, method, params, trainable, settings, rows, None)
     exact = jnp.all(right | ~mask, axis=-1) & jnp.any(mask, axis=-1)
     return jnp.stack(
         [
@@ -250,25 +265,27 @@ def _evaluate(graphdef, method, params, trainable, settings, rows: Rows):
     )
 
 
-def _advance(graphdef, method, params, members: Member, hyper, batches: Rows, left_M, num):
+def _advance(graphdef, method, optimizer_name, params, members: Member, hyper, batches: Rows, left_M, num):
     """Run the first `num` micro-batches of `batches` [S, M, B, ...]; a member takes part while its `left_M` lasts."""
 
     def body(i, members):
-        return _micro_step(graphdef, method, params, members, hyper, batches.take(i), i < left_M)
+        return _micro_step(graphdef, method, optimizer_name, params, members, hyper, batches.take(i), i < left_M)
 
     return jax.lax.fori_loop(0, num, body, members)
 
 
-def _micro_step(graphdef, method, params, members: Member, hyper, rows: Rows, active_M):
+def _micro_step(graphdef, method, optimizer_name, params, members: Member, hyper, rows: Rows, active_M):
     """Accumulate one micro-batch a member and update the members whose batch is complete."""
     number_M = members.step * hyper['micro_batches'] + members.micro
     fold = lambda key, n: jax.random.fold_in(jax.random.wrap_key_data(key), n)
     key_M = jax.vmap(fold)(members.key, number_M)
 
     def loss(trainable):
-        nats, mask, _ = answer_scores(graphdef, method, params, trainable, hyper['adapter'], rows, key_M)
+        nats, mask, _, above = answer_scores(graphdef, method, params, trainable, hyper['adapter'], rows, key_M)
+        # Label smoothing e: (1 - e) of the target's nats and e of the vocabulary's mean, which are `above` more.
+        smoothed = nats + hyper['label_smoothing'][:, None, None] * above
         nats_M = jnp.sum(nats, axis=(1, 2), where=mask)
-        return jnp.sum(nats_M), (nats_M, jnp.sum(mask, axis=(1, 2), dtype=jnp.float32))
+        return jnp.sum(smoothed, where=mask), (nats_M, jnp.sum(mask, axis=(1, 2), dtype=jnp.float32))
 
     grads, (nats_M, tokens_M) = jax.grad(loss, has_aux=True)(members.trainable)
     alive_M = members.alive & jnp.isfinite(nats_M)
@@ -284,13 +301,16 @@ def _micro_step(graphdef, method, params, members: Member, hyper, rows: Rows, ac
         loss_tokens=members.loss_tokens + jnp.where(active_M, tokens_M, 0.0),
     )
     full_M = active_M & (members.micro >= hyper['micro_batches'])
-    return jax.lax.cond(jnp.any(full_M), partial(_update, hyper['optimizer'], full_M), lambda m: m, members)
+    update = partial(_update, optimizer_name, hyper['optimizer'], full_M)
+    return jax.lax.cond(jnp.any(full_M), update, lambda m: m, members)
 
 
-def _update(hyper, full_M, members: Member) -> Member:
+def _update(optimizer_name, hyper, full_M, members: Member) -> Member:
     """Apply the accumulated gradients of the members in `full_M`; an update that is not finite kills its member."""
     mean = jax.tree.map(lambda g: g / _like(jnp.maximum(members.tokens, 1.0), g), members.gradients)
-    trainable, opt_state = jax.vmap(optimizer.update)(hyper, members.step, mean, members.opt_state, members.trainable)
+    trainable, opt_state = jax.vmap(partial(optimizer.update, optimizer_name))(
+        hyper, members.step, mean, members.opt_state, members.trainable
+    )
     finite_M = jnp.stack([jnp.all(jnp.isfinite(x.reshape(x.shape[0], -1)), axis=1) for x in jax.tree.leaves(trainable)])
     finite_M = jnp.all(finite_M, axis=0)
     done_M = full_M & finite_M

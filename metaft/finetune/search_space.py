@@ -2,37 +2,86 @@
 
 `Configuration` is the record that everything downstream carries; `search_space` is the same thing as a ConfigSpace
 object, with its conditions, for sampling. Ranges are set so that the best values of tiny (0.2 M) and of large (3.8 B)
-bases lie inside.
+bases lie inside. The space is the one that the shipped meta-dataset was drawn from; `wide=True` adds the axes that
+came later.
 """
 
 import dataclasses
-import difflib
-import json
 import math
 from collections.abc import Mapping, Sequence
 
 import ConfigSpace as cs
 
 from metaft.errors import ConfigurationError
+from metaft.finetune.restrictions import hyperparameter, refuse_unknown
 
 METHODS = ('lora', 'full', 'prompt')
+OPTIMIZERS = ('adamw', 'lion', 'adafactor', 'sgd')
 SCHEDULES = ('constant', 'linear', 'cosine')
 TARGETS = ('attention', 'mlp', 'all')
+LAYERS = ('all', 'first_half', 'last_half')
+PROMPT_INITS = ('vocabulary', 'random')
 BATCH_SIZES = (8, 16, 32, 64)
 RANKS = (1, 2, 4, 8, 16, 32)
 PROMPT_LENGTHS = (1, 2, 4, 8, 16, 32)
+MAX_RANK = MAX_PROMPT_LENGTH = 64  # of a configuration; of the wide space's axes too
 
 # Four decades each. LoRA's best is about ten times full tuning's and nearly independent of rank (LoRA without regret,
 # 2025); prompt tuning wants another factor of 10-300 (arXiv 2402.17193: 1e-3 / 1e-2 / 3e-1 for full / LoRA / prompt).
+# Lion wants a third to a tenth of AdamW's (arXiv 2302.06675, section 5), which is inside too.
 LEARNING_RATES = {'lora': (3e-5, 3e-1), 'full': (3e-6, 3e-2), 'prompt': (3e-4, 3.0)}
 
-# Fields that only one method has; None elsewhere.
+# Fields that hold only where another field has one of some values; None elsewhere.
 CONDITIONAL = {
-    'rank': 'lora',
-    'alpha_ratio': 'lora',
-    'dropout': 'lora',
-    'targets': 'lora',
-    'prompt_length': 'prompt',
+    'beta2': ('optimizer', ('adamw', 'lion')),
+    'rank': ('method', ('lora',)),
+    'alpha_ratio': ('method', ('lora',)),
+    'dropout': ('method', ('lora',)),
+    'targets': ('method', ('lora',)),
+    'rslora': ('method', ('lora',)),
+    'dora': ('method', ('lora',)),
+    'lora_plus_ratio': ('method', ('lora',)),
+    'layers': ('method', ('lora',)),
+    'prompt_length': ('method', ('prompt',)),
+    'prompt_init': ('method', ('prompt',)),
+}
+
+# Fields that are younger than the shipped meta-dataset, with what was meant before they were there. A record without
+# them means these values, and so does a configuration that is made without them.
+LATER = {
+    'optimizer': 'adamw',
+    'label_smoothing': 0.0,
+    'clip_norm': 1.0,  # the default of the Hugging Face Trainer
+    'rslora': False,
+    'dora': False,
+    'lora_plus_ratio': 1.0,
+    'layers': 'all',
+    'prompt_init': 'vocabulary',
+}
+
+_LEVELS: dict[str, tuple] = {
+    'method': METHODS,
+    'optimizer': OPTIMIZERS,
+    'schedule': SCHEDULES,
+    'targets': TARGETS,
+    'layers': LAYERS,
+    'prompt_init': PROMPT_INITS,
+    'rslora': (False, True),
+    'dora': (False, True),
+}
+_BOUNDS = {
+    'learning_rate': (0.0, math.inf),
+    'warmup_fraction': (0.0, 1.0),
+    'weight_decay': (0.0, math.inf),
+    'beta2': (0.0, 1.0),
+    'batch_size': (1, math.inf),
+    'rank': (1, MAX_RANK),
+    'alpha_ratio': (0.0, math.inf),
+    'dropout': (0.0, 0.9),
+    'prompt_length': (1, MAX_PROMPT_LENGTH),
+    'label_smoothing': (0.0, 1.0),
+    'clip_norm': (1e-9, math.inf),
+    'lora_plus_ratio': (1e-9, math.inf),
 }
 
 
@@ -42,17 +91,25 @@ class Configuration:
 
     Attributes:
       method: what is trained: 'lora', 'full' (every weight) or 'prompt' (soft prompt).
-      learning_rate: peak learning rate of AdamW. 1e-3: flat optimum of LoRA from 0.6 B to 32 B (SFT study of 2025).
+      learning_rate: peak learning rate. 1e-3: flat optimum of LoRA from 0.6 B to 32 B (SFT study of 2025, AdamW).
       schedule: shape after warm-up; 'linear' and 'cosine' end at zero at the last step of a full run.
       warmup_fraction: share of a full run with linearly rising learning rate (QLoRA: 0.03).
       weight_decay: decoupled, of the trained parameters.
-      beta2: AdamW's second-moment decay.
+      beta2: second-moment decay of AdamW, decay of Lion's momentum.
       batch_size: examples an update.
       rank: LoRA rank r (QLoRA and PEFT examples: 16).
       alpha_ratio: alpha / r; 2 is the common alpha = 2 r.
       dropout: on the input of the LoRA branch (QLoRA: 0.05).
       targets: the blocks' linear layers that get a LoRA ('all': QLoRA, LoRA without regret).
       prompt_length: trained vectors in front of the input.
+      optimizer: one of OPTIMIZERS.
+      label_smoothing: share of the target's probability that is spread over the vocabulary, in training only.
+      clip_norm: norm that longer gradients are shortened to.
+      rslora: scale the branch by alpha / sqrt(r) instead of alpha / r (arXiv 2312.03732).
+      dora: train the columns' magnitudes apart from their directions (arXiv 2402.09353).
+      lora_plus_ratio: learning rate of B over that of A (LoRA+, arXiv 2402.12354).
+      layers: the blocks that get a LoRA; the middle one of an odd number belongs to both halves.
+      prompt_init: 'vocabulary', embeddings of random entries, or 'random', normal draws of their standard deviation.
     """
 
     method: str = 'lora'
@@ -60,36 +117,40 @@ class Configuration:
     schedule: str = 'cosine'
     warmup_fraction: float = 0.03
     weight_decay: float = 0.0
-    beta2: float = 0.999
+    beta2: float | None = 0.999
     batch_size: int = 16
     rank: int | None = 16
     alpha_ratio: float | None = 2.0
     dropout: float | None = 0.05
     targets: str | None = 'all'
     prompt_length: int | None = None
+    # None becomes the value in LATER where the field's condition holds.
+    optimizer: str = None
+    label_smoothing: float = None
+    clip_norm: float = None
+    rslora: bool | None = None
+    dora: bool | None = None
+    lora_plus_ratio: float | None = None
+    layers: str | None = None
+    prompt_init: str | None = None
 
     def __post_init__(self):
-        for name, allowed in (('method', METHODS), ('schedule', SCHEDULES)):
-            if getattr(self, name) not in allowed:
-                raise ConfigurationError(f'{name} is {getattr(self, name)!r}; allowed: {", ".join(allowed)}')
-        for name, method in CONDITIONAL.items():
-            present = getattr(self, name) is not None
-            if present != (self.method == method):
-                verb = 'must be given' if self.method == method else 'must be left out (None)'
-                raise ConfigurationError(f'{name} {verb} with method {self.method!r}; found {getattr(self, name)!r}')
-        if self.targets is not None and self.targets not in TARGETS:
-            raise ConfigurationError(f'targets is {self.targets!r}; allowed: {", ".join(TARGETS)}')
-        for name, low, high in (
-            ('learning_rate', 0.0, math.inf),
-            ('warmup_fraction', 0.0, 1.0),
-            ('weight_decay', 0.0, math.inf),
-            ('beta2', 0.0, 1.0),
-            ('batch_size', 1, math.inf),
-            ('rank', 1, max(RANKS)),
-            ('alpha_ratio', 0.0, math.inf),
-            ('dropout', 0.0, 0.9),
-            ('prompt_length', 1, max(PROMPT_LENGTHS)),
-        ):
+        for name, value in LATER.items():
+            parent, allowed = CONDITIONAL.get(name, ('method', METHODS))
+            if getattr(self, name) is None and getattr(self, parent) in allowed:
+                object.__setattr__(self, name, value)
+        for name, levels in _LEVELS.items():
+            value = getattr(self, name)
+            if value not in levels and not (value is None and name in CONDITIONAL):
+                raise ConfigurationError(f'{name} is {value!r}; allowed: {", ".join(map(str, levels))}')
+        for name, (parent, allowed) in CONDITIONAL.items():
+            holds = getattr(self, parent) in allowed
+            if (getattr(self, name) is not None) != holds:
+                verb = 'must be given' if holds else 'must be left out (None)'
+                raise ConfigurationError(
+                    f'{name} {verb} with {parent} {getattr(self, parent)!r}; found {getattr(self, name)!r}'
+                )
+        for name, (low, high) in _BOUNDS.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ConfigurationError(f'{name} is {value!r}; allowed: from {low} to {high}')
@@ -98,19 +159,24 @@ class Configuration:
         """Return the fields by name, None where a condition does not hold."""
         return dataclasses.asdict(self)
 
+    def identity(self) -> dict:
+        """Return the fields by name, those of LATER only where they say something new: what a run is named by."""
+        return {n: v for n, v in self.to_dict().items() if n not in LATER or v not in (None, LATER[n])}
+
     @classmethod
     def from_dict(cls, values: Mapping) -> 'Configuration':
-        """Build from a dict; names not in the record are refused with the nearest one offered.
+        """Build from a dict, perhaps of a record that is older than some fields.
 
         Raises:
-          ConfigurationError: unknown name, value out of range, or a value whose condition does not hold.
+          ConfigurationError: unknown name (the nearest one is offered), value out of range, or a value whose condition
+            does not hold.
         """
-        names = [f.name for f in dataclasses.fields(cls)]
-        _refuse_unknown(values, names)
-        method = values.get('method', cls.method)
-        # A conditional field keeps its default only under its own method.
-        absent = {n: None for n, m in CONDITIONAL.items() if m != method}
-        return cls(**{**absent, **dict(values)})
+        refuse_unknown(values, [f.name for f in dataclasses.fields(cls)])
+        given = {n: v for n, v in values.items() if n not in LATER or v is not None}
+        # A conditional field keeps its default only where its condition holds.
+        said = {'method': cls.method, 'optimizer': LATER['optimizer']} | given
+        absent = {n: None for n, (parent, allowed) in CONDITIONAL.items() if said[parent] not in allowed}
+        return cls(**{**absent, **given})
 
 
 def default_configuration(method: str = 'lora') -> Configuration:
@@ -121,20 +187,55 @@ def default_configuration(method: str = 'lora') -> Configuration:
     """
     if method == 'lora':
         return Configuration()
-    no_lora = {'rank': None, 'alpha_ratio': None, 'dropout': None, 'targets': None}
     if method == 'full':
-        return Configuration(method='full', learning_rate=1e-4, **no_lora)
+        return Configuration.from_dict({'method': 'full', 'learning_rate': 1e-4})
     if method == 'prompt':
-        return Configuration(method='prompt', learning_rate=0.3, prompt_length=16, **no_lora)
+        return Configuration.from_dict({'method': 'prompt', 'learning_rate': 0.3, 'prompt_length': 16})
     raise ConfigurationError(f'method is {method!r}; allowed: {", ".join(METHODS)}')
 
 
-def search_space(methods: Sequence[str] = METHODS, restrict: Mapping | None = None) -> cs.ConfigurationSpace:
+# name -> ('float', low, high, log) or ('choice', values); one place for every range.
+_AXES = {
+    'schedule': ('choice', SCHEDULES),
+    'warmup_fraction': ('float', 0.0, 0.2, False),
+    'weight_decay': ('choice', (0.0, 1e-3, 1e-2, 1e-1)),
+    'beta2': ('choice', (0.95, 0.99, 0.999)),
+    'batch_size': ('choice', BATCH_SIZES),
+    'rank': ('choice', RANKS),
+    'alpha_ratio': ('choice', (0.5, 1.0, 2.0, 4.0)),
+    'dropout': ('choice', (0.0, 0.05, 0.1, 0.2)),
+    'targets': ('choice', TARGETS),
+    'prompt_length': ('choice', PROMPT_LENGTHS),
+}
+_WIDE_AXES = {
+    'optimizer': ('choice', OPTIMIZERS),
+    'label_smoothing': ('choice', (0.0, 0.05, 0.1, 0.2)),
+    'clip_norm': ('choice', (0.1, 0.3, 1.0, 3.0, 10.0)),
+    'rank': ('choice', (*RANKS, MAX_RANK)),
+    'rslora': ('choice', (False, True)),
+    'dora': ('choice', (False, True)),
+    'lora_plus_ratio': ('choice', (1.0, 2.0, 4.0, 8.0, 16.0)),  # the paper recommends 16, with a smaller rate of A
+    'layers': ('choice', LAYERS),
+    'prompt_length': ('choice', (*PROMPT_LENGTHS, MAX_PROMPT_LENGTH)),
+    'prompt_init': ('choice', PROMPT_INITS),
+}
+# In the order in which they are drawn: before the methods' own, and each after what its condition reads.
+_SHARED = ('optimizer', 'schedule', 'warmup_fraction', 'weight_decay', 'beta2', 'batch_size', 'label_smoothing',
+           'clip_norm')  # fmt: skip
+# SGD's best learning rates lie decades above the others': it is searched only where a restriction names it.
+_WIDE_OPTIMIZERS = ('adamw', 'lion', 'adafactor')
+
+
+def search_space(
+    methods: Sequence[str] = METHODS, restrict: Mapping | None = None, *, wide: bool = False
+) -> cs.ConfigurationSpace:
     """Return the space as a ConfigSpace object.
 
     Args:
       methods: subset of METHODS to search.
-      restrict: hyperparameter name -> a value, a list of values, or for numeric ranges {'min': a, 'max': b}.
+      restrict: hyperparameter name -> a value, a list of values, or for numeric ranges {'min': a, 'max': b}. A field of
+        LATER that is named here is an axis also where the space is not wide.
+      wide: with every axis of LATER, ranks and prompt lengths up to 64.
 
     Raises:
       ConfigurationError: unknown method or name, or a restriction outside of the space.
@@ -143,21 +244,38 @@ def search_space(methods: Sequence[str] = METHODS, restrict: Mapping | None = No
     if unknown or not methods:
         raise ConfigurationError(f'methods is {",".join(methods) or "empty"}; allowed: {", ".join(METHODS)}')
     restrict = dict(restrict or {})
-    _refuse_unknown(restrict, [f.name for f in dataclasses.fields(Configuration) if f.name != 'method'])
+    refuse_unknown(restrict, [f.name for f in dataclasses.fields(Configuration) if f.name != 'method'])
+    axes = _AXES | {n: axis for n, axis in _WIDE_AXES.items() if wide or (n in LATER and n in restrict)}
+    if wide:
+        restrict.setdefault('optimizer', list(_WIDE_OPTIMIZERS))
 
     space = cs.ConfigurationSpace(name='finetuning')
-    method = cs.Categorical('method', list(methods))
-    space.add(method)
-    for name in ('schedule', 'warmup_fraction', 'weight_decay', 'beta2', 'batch_size'):
-        space.add(_hyperparameter(name, name, restrict.get(name)))
+    space.add(cs.Categorical('method', list(methods)))
+    for name in _SHARED:
+        _add(space, name, axes, restrict)
     for m in methods:
-        rate = _hyperparameter(f'learning_rate_{m}', 'learning_rate', restrict.get('learning_rate'), LEARNING_RATES[m])
-        space.add(rate, cs.EqualsCondition(rate, method, m))
-    for name, m in CONDITIONAL.items():
-        if m in methods:
-            parameter = _hyperparameter(name, name, restrict.get(name))
-            space.add(parameter, cs.EqualsCondition(parameter, method, m))
+        axis = ('float', *LEARNING_RATES[m], True)
+        rate = hyperparameter(f'learning_rate_{m}', 'learning_rate', axis, restrict.get('learning_rate'))
+        space.add(rate, cs.EqualsCondition(rate, space['method'], m))
+    for name in CONDITIONAL:
+        if name not in _SHARED:
+            _add(space, name, axes, restrict)
     return space
+
+
+def _add(space: cs.ConfigurationSpace, name: str, axes: Mapping, restrict: Mapping) -> None:
+    """Add an axis, if it is one, under its condition; nothing where the condition can never hold."""
+    if name not in axes:
+        return
+    parent, values = CONDITIONAL.get(name, ('', ()))
+    if parent not in space:
+        space.add(hyperparameter(name, name, axes[name], restrict.get(name)))
+        return
+    possible = [v for v in values if space[parent].legal_value(v)]
+    if possible:
+        parameter = hyperparameter(name, name, axes[name], restrict.get(name))
+        kind, value = (cs.EqualsCondition, possible[0]) if len(possible) == 1 else (cs.InCondition, possible)
+        space.add(parameter, kind(parameter, space[parent], value))
 
 
 def sample(space: cs.ConfigurationSpace, num: int, seed: int) -> list[Configuration]:
@@ -174,10 +292,13 @@ def sample(space: cs.ConfigurationSpace, num: int, seed: int) -> list[Configurat
 
 
 def contains(space: cs.ConfigurationSpace, configuration: Configuration) -> bool:
-    """Return whether a configuration lies inside of a (restricted) space."""
+    """Return whether a configuration lies inside of a (restricted) space; what is no axis must be as in LATER."""
     for name, value in configuration.to_dict().items():
         axis = f'learning_rate_{configuration.method}' if name == 'learning_rate' else name
-        if value is not None and (axis not in space or not space[axis].legal_value(value)):
+        if axis in space:
+            if value is not None and not space[axis].legal_value(value):
+                return False
+        elif value is not None and (name not in LATER or value != LATER[name]):
             return False
     return True
 
@@ -187,71 +308,6 @@ def _from_config_space(values: dict) -> Configuration:
     plain = {k: v for k, v in values.items() if not k.startswith('learning_rate_')}
     plain['learning_rate'] = values[f'learning_rate_{method}']
     integers = ('batch_size', 'rank', 'prompt_length')
-    texts = ('method', 'schedule', 'targets')
-    cast = lambda k, v: int(v) if k in integers else str(v) if k in texts else float(v)
+    levels = {name: {str(level): level for level in found} for name, found in _LEVELS.items()}
+    cast = lambda k, v: int(v) if k in integers else levels[k][str(v)] if k in levels else float(v)
     return Configuration.from_dict({k: cast(k, v) for k, v in plain.items()})
-
-
-# name -> ('float', low, high, log) or ('choice', values); one place for every range.
-_AXES = {
-    'schedule': ('choice', SCHEDULES),
-    'warmup_fraction': ('float', 0.0, 0.2, False),
-    'weight_decay': ('choice', (0.0, 1e-3, 1e-2, 1e-1)),
-    'beta2': ('choice', (0.95, 0.99, 0.999)),
-    'batch_size': ('choice', BATCH_SIZES),
-    'rank': ('choice', RANKS),
-    'alpha_ratio': ('choice', (0.5, 1.0, 2.0, 4.0)),
-    'dropout': ('choice', (0.0, 0.05, 0.1, 0.2)),
-    'targets': ('choice', TARGETS),
-    'prompt_length': ('choice', PROMPT_LENGTHS),
-}
-
-
-def _hyperparameter(name: str, axis: str, restriction, bounds: tuple[float, float] | None = None):
-    kind, *spec = _AXES.get(axis, ('float', *(bounds or ()), True))
-    if kind == 'choice':
-        allowed = list(spec[0])
-        chosen = _chosen(axis, restriction, allowed)
-        if isinstance(allowed[0], str):
-            return cs.Categorical(name, chosen)
-        return cs.OrdinalHyperparameter(name, sequence=chosen)
-    low, high, log = spec
-    if restriction is None:
-        return cs.Float(name, (low, high), log=log)
-    if isinstance(restriction, Mapping):
-        _refuse_unknown(restriction, ['min', 'max'])
-        a, b = float(restriction.get('min', low)), float(restriction.get('max', high))
-        if not low <= a < b <= high:
-            raise ConfigurationError(
-                f'--restrict: {axis} from {a} to {b}; allowed: within {low} to {high}, min below max'
-            )
-        return cs.Float(name, (a, b), log=log)
-    values = restriction if isinstance(restriction, list) else [restriction]
-    bad = [v for v in values if not isinstance(v, int | float) or isinstance(v, bool) or not low <= v <= high]
-    if bad or not values:
-        raise ConfigurationError(f'--restrict: {axis} is {restriction!r}; allowed: numbers from {low} to {high}')
-    return cs.OrdinalHyperparameter(name, sequence=sorted(float(v) for v in values))
-
-
-def _chosen(axis: str, restriction, allowed: list) -> list:
-    if restriction is None:
-        return allowed
-    if isinstance(restriction, Mapping):
-        _refuse_unknown(restriction, ['min', 'max'])
-        if isinstance(allowed[0], str):
-            raise ConfigurationError(f'--restrict: {axis} has no order; give a list out of {json.dumps(allowed)}')
-        low, high = restriction.get('min', allowed[0]), restriction.get('max', allowed[-1])
-        values = [v for v in allowed if low <= v <= high]
-    else:
-        values = restriction if isinstance(restriction, list) else [restriction]
-    if not values or any(v not in allowed for v in values):
-        raise ConfigurationError(f'--restrict: {axis} is {restriction!r}; allowed: out of {json.dumps(allowed)}')
-    return [v for v in allowed if v in values]
-
-
-def _refuse_unknown(values: Mapping, names: Sequence[str]) -> None:
-    for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
-            hint = f'did you mean {near[0]!r}?' if near else f'allowed: {", ".join(names)}'
-            raise ConfigurationError(f'unknown configuration key {name!r}; {hint}')

@@ -11,6 +11,7 @@ import pandas as pd
 
 from metaft.errors import DataError
 from metaft.finetune import budget
+from metaft.finetune.search_space import CONDITIONAL, LATER
 from metaft.metadataset.records import Scalar
 
 METRICS = ('loss', 'exact_match')
@@ -97,7 +98,7 @@ def _task_table(rows: list[dict], task: Mapping, metric: str) -> TaskTable:
         task=task['task'],
         metric=metric,
         meta_features=_prefixed(task, 'meta_features.', missing=np.nan),
-        configurations=[_prefixed(measured[0], 'configuration.') for measured in runs.values()],
+        configurations=[_said(_prefixed(measured[0], 'configuration.')) for measured in runs.values()],
         fractions_T=fractions_T,
         values_CT=values_CT,
         costs_CT=costs_CT,
@@ -113,6 +114,16 @@ def _value(row: Mapping, metric: str) -> float:
     if pd.isna(value):
         return np.nan
     return float(value) if metric == 'loss' else 1.0 - float(value)
+
+
+def _said(configuration: dict) -> dict:
+    """Returns a configuration whose younger fields say what an older record means by leaving them out.
+
+    Where no record of a table has such a field, its configurations have none either.
+    """
+    unsaid = {name: LATER[name] for name, value in configuration.items() if value is None and name in LATER}
+    holds = lambda parent, allowed: configuration.get(parent, LATER.get(parent)) in allowed
+    return configuration | {n: v for n, v in unsaid.items() if n not in CONDITIONAL or holds(*CONDITIONAL[n])}
 
 
 def _prefixed(row: Mapping, prefix: str, missing=None) -> dict:

@@ -4,7 +4,7 @@ from metaft.phi3.config import LongRope, Phi3Config
 from metaft.phi3.decoding import generate
 from metaft.phi3.model import Phi3
 from metaft.phi3.presets import PRESETS, count_parameters
-from metaft.phi3.weights import load_config, load_pretrained, save_pretrained
+from metaft.phi3.weights import load_config, load_pretrained, save_pretrained, stored_dtype
 
 __all__ = [
     'PRESETS',
@@ -16,4 +16,5 @@ __all__ = [
     'load_config',
     'load_pretrained',
     'save_pretrained',
+    'stored_dtype',
 ]

@@ -24,7 +24,7 @@ from metaft.phi3.model import Phi3
 CONFIG = 'config.json'
 SINGLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
-_FLOATS = ('F32', 'F16', 'BF16')
+_FLOATS = {'F32': jnp.float32, 'F16': jnp.float16, 'BF16': jnp.bfloat16}
 _LISTED = 20  # how many problems an error spells out
 
 Path = tuple[str | int, ...]
@@ -89,6 +89,20 @@ def load_pretrained(directory: str | os.PathLike[str], dtype: Any = jnp.float32)
                 loaded[path] = jnp.asarray(value.T if path[-1] == 'kernel' else value, dtype)
     leaves = [(path, leaf.replace(loaded[path])) for path, leaf in nnx.to_flat_state(state)]
     return nnx.merge(graph, nnx.from_flat_state(leaves))
+
+
+def stored_dtype(directory: str | os.PathLike[str]) -> np.dtype:
+    """Returns the dtype that a directory's weights are stored in: that of its embedding.
+
+    Raises:
+      ModelError: no weights, or none that can be read.
+    """
+    key = checkpoint_key(('embed_tokens',))
+    problems, places = _inspect(_weight_files(pathlib.Path(directory)), {})
+    if key not in places:
+        raise ModelError(f'{directory} holds no {key}: {"; ".join(problems[:_LISTED])}.')
+    with safetensors.safe_open(places[key], framework='numpy') as tensors:
+        return jnp.dtype(_FLOATS[tensors.get_slice(key).get_dtype()])
 
 
 def save_pretrained(model: Phi3, directory: str | os.PathLike[str], max_shard_bytes: float = 5e9) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 from metaft.report.data import Outcome, ReportData
 
 _SPACE = '\N{NO-BREAK SPACE}'  # between a number and its unit
-METHOD_NAMES = {'lora': 'LoRA', 'full': 'full finetuning', 'prompt': 'prompt tuning'}
+METHOD_NAMES = {'lora': 'LoRA', 'dora': 'DoRA', 'full': 'full finetuning', 'prompt': 'prompt tuning'}
 VALUE_NAMES = {'loss': 'validation loss', 'exact_match': 'validation error (1 − exact match)'}
 # What tells configurations apart most; the others are listed by name.
 _SHORT = {'learning_rate': 'learning rate', 'prompt_length': 'length', 'batch_size': 'batch'}
@@ -58,7 +58,7 @@ def configuration(values: Mapping[str, Any] | None, short: bool = True) -> str:
     """Names a configuration: 'LoRA, rank 8, learning rate 0.003, batch 16', and the rest of it unless short."""
     if values is None:
         return 'no finetuning'
-    method = values.get('method')
+    method = 'dora' if values.get('dora') else values.get('method')
     parts = [METHOD_NAMES.get(str(method), str(method))] if method else []
     names = [*_MAIN, *(() if short else (name for name in values if name not in _MAIN and name != 'method'))]
     for name in names:

@@ -8,13 +8,14 @@ import numpy as np
 
 from metaft.executors.local import Job, LocalExecutor
 from metaft.finetune.budget import fractions
+from metaft.finetune.methods import program
 from metaft.finetune.search_space import Configuration
 from metaft.metadataset.records import Measurement
 from metaft.search.observations import Observations, Searcher, Suggestion
 from metaft.tuning.ledger import Ledger, score
 
 # The training step holds the forward and the backward pass of every layer and the optimizer; compiling it took four to
-# six times as long as compiling the evaluation (two-core CPU, 3 layers). Used until a method was compiled here.
+# six times as long as compiling the evaluation (two-core CPU, 3 layers). Used until a program was compiled here.
 TRAIN_TO_EVALUATION_COMPILE = 5.0
 GRACE = 0.02  # of the budget: a step may run over by this much before it is cut off
 
@@ -81,12 +82,12 @@ class LiveSearch:
 
     def _advance(self, suggestions: list[Suggestion], budget_seconds: float) -> None:
         end = budget_seconds * (1.0 + GRACE)
-        by_method: dict[str, list[Job]] = {}
+        by_program: dict[tuple[str, str], list[Job]] = {}
         for c, t in suggestions:
             job = Job(run_id(c, self.candidates[c]), self.candidates[c], self.seed, t)
-            by_method.setdefault(job.configuration.method, []).append(job)
-        for method, jobs in by_method.items():
-            width = 1 if method == 'full' else self.executor.width
+            by_program.setdefault(program(job.configuration), []).append(job)
+        for (variant, _), jobs in by_program.items():
+            width = 1 if variant == 'full' else self.executor.width
             for i in range(0, len(jobs), width):
                 for measurement in self.executor.advance(
                     jobs[i : i + width],
@@ -103,12 +104,12 @@ class LiveSearch:
             self.observations = self.observations.observe(c, int(t), value, measurement.cost_seconds)
 
     def _with_overheads(self) -> Observations:
-        """Return the observations with what starting a method's program still costs, and a visit of a grid point."""
+        """Return the observations with what starting a candidate's program still costs, and a visit of the grid."""
         known = self.executor.compile_seconds
         guess = (
             np.mean(list(known.values())) if known else TRAIN_TO_EVALUATION_COMPILE * self.evaluation_compile_seconds
         )
-        overhead_C = np.array([0.0 if c.method in known else guess for c in self.candidates])
+        overhead_C = np.array([0.0 if program(c) in known else guess for c in self.candidates])
         # The median: a first decision compiles the surrogate's program for a context, which says nothing of the next.
         visit = float(np.median(self._decision_seconds[-9:])) + self.executor.evaluation_seconds
         return dataclasses.replace(self.observations, overhead_seconds_C=overhead_C, measurement_seconds=visit)

@@ -1,15 +1,26 @@
-"""After the search: the test split, the default configuration for comparison, the adapter in PEFT's format."""
+"""After the search: the test split, the default configuration for comparison, and what was trained, for others to use:
+an adapter in PEFT's format, or a model with the adapter merged in.
+"""
 
 from pathlib import Path
+from typing import Any
 
-from metaft.adapters import full, peft
+import jax.numpy as jnp
+import numpy as np
+
+from metaft.adapters import dora, full, lora, peft
+from metaft.errors import ConfigurationError
 from metaft.executors.local import Job
+from metaft.finetune.methods import METHODS, variant
 from metaft.finetune.population import Evaluation
 from metaft.finetune.search_space import Configuration, default_configuration
 from metaft.metadataset.records import Measurement
-from metaft.phi3 import save_pretrained
+from metaft.phi3 import Phi3, save_pretrained
+from metaft.phi3.casting import cast, largest_logit_change
 from metaft.tuning.ledger import Ledger, score
 from metaft.tuning.problem import Problem
+
+_NUM_COMPARED = 8  # validation examples that a merged model's logits are compared on
 
 
 def untrained(problem: Problem) -> dict:
@@ -80,11 +91,9 @@ def default(problem: Problem, budget_seconds: float) -> dict | None:
 
 def export(problem: Problem, configuration: Configuration, adapter: dict, base_model: str) -> Path:
     """Write what was trained and return where: `adapter/` in PEFT's format, or for full tuning a whole `model/`."""
-    workdir, model = problem.workdir, problem.executor.task.model
+    workdir = problem.workdir
     if configuration.method == 'full':
-        save_pretrained(full.adapt(model, adapter), workdir / 'model')
-        problem.tokenizer.save_pretrained(workdir / 'model')
-        return workdir / 'model'
+        return _write_model(problem, full.adapt(problem.executor.task.model, adapter))
     if configuration.method == 'lora':
         peft.save_lora(
             workdir / 'adapter',
@@ -94,10 +103,45 @@ def export(problem: Problem, configuration: Configuration, adapter: dict, base_m
             dropout=configuration.dropout,
             targets=configuration.targets,
             base_model=base_model,
+            rslora=configuration.rslora,
+            layers=configuration.layers,
         )
     else:
         peft.save_prompt(workdir / 'adapter', adapter, length=configuration.prompt_length, base_model=base_model)
     return workdir / 'adapter'
+
+
+def export_merged(problem: Problem, configuration: Configuration, adapter: dict, dtype: Any) -> tuple[Path, float]:
+    """Write the model with what was trained merged into its weights, in float32 and cast last.
+
+    Args:
+      dtype: of the weights written.
+
+    Returns:
+      where, and the largest change of a logit that casting made, on the first validation examples.
+
+    Raises:
+      ConfigurationError: a soft prompt, which is no change of weights.
+    """
+    base, rows = cast(problem.executor.task.model, jnp.float32), problem.executor.task.validation
+    if configuration.method == 'prompt':
+        raise ConfigurationError('a soft prompt cannot be merged into weights; use --export=adapter')
+    if configuration.method == 'full':
+        merged = full.adapt(base, adapter)
+    else:
+        settings = METHODS[variant(configuration)].settings(configuration)
+        merged = (dora if configuration.dora else lora).merge(base, adapter, settings)
+    first = rows.take(np.arange(min(_NUM_COMPARED, len(rows.length_N))))
+    mask_BL = np.arange(first.tokens_NL.shape[1])[None, :] < first.length_N[:, None]
+    change = largest_logit_change(merged, dtype, np.asarray(first.tokens_NL), mask_BL)
+    return _write_model(problem, cast(merged, dtype)), change
+
+
+def _write_model(problem: Problem, model: Phi3) -> Path:
+    directory = problem.workdir / 'model'
+    save_pretrained(model, directory)
+    problem.tokenizer.save_pretrained(directory)
+    return directory
 
 
 def _entry(measurement: Measurement, test: Evaluation) -> dict:

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from metaft.adapters import lora, peft, prompt
+from metaft.adapters import dora, lora, peft, prompt
 from metaft.errors import ModelError
 from metaft.phi3 import save_pretrained
 from tests.phi3 import cases
@@ -26,12 +26,13 @@ def model():
     return cases.model(CONFIG)
 
 
-def trained_lora(model, rank=3, max_rank=8):
+def trained_lora(model, rank=3, max_rank=8, module=lora):
     """Returns an adapter that does something, with numbers in the masked columns too, where a trained one has zeros."""
-    adapter = lora.init(model, jax.random.key(0), lora.rank_mask(rank, max_rank))
+    adapter = module.init(model, jax.random.key(0), lora.rank_mask(rank, max_rank))
     rng = np.random.default_rng(0)
+    noise = lambda leaf: np.float32(0.2 * rng.standard_normal(leaf.shape))
     return {
-        path: {name: np.float32(0.2 * rng.standard_normal(leaf.shape)) for name, leaf in member.items()}
+        path: {name: noise(leaf) + (np.asarray(leaf) if name == 'magnitude' else 0) for name, leaf in member.items()}
         for path, member in adapter.items()
     }
 
@@ -39,7 +40,7 @@ def trained_lora(model, rank=3, max_rank=8):
 def logits(model, method, adapter, settings):
     """Computes logits [B, L, V] under one member's adapter."""
     adapter, settings = jax.tree.map(lambda x: jnp.asarray(x)[None], (adapter, settings))
-    hidden = {'lora': lora.hidden, 'prompt': prompt.hidden}[method]
+    hidden = {'lora': lora.hidden, 'dora': dora.hidden, 'prompt': prompt.hidden}[method]
     graph, state = nnx.split(model)
 
     @jax.jit
@@ -50,10 +51,19 @@ def logits(model, method, adapter, settings):
     return np.asarray(forward(state, adapter, settings))
 
 
-def save_trained_lora(model, directory, targets='all', rank=3):
-    adapter = trained_lora(model, rank)
-    peft.save_lora(directory, adapter, rank=rank, alpha=4.5, dropout=0.1, targets=targets, base_model='base')
-    return adapter, lora.settings(rank=rank, alpha=4.5, dropout=0.0, targets=targets, max_rank=8)
+def save_trained_lora(model, directory, targets='all', rank=3, module=lora, **how):
+    adapter = trained_lora(model, rank, module=module)
+    peft.save_lora(directory, adapter, rank=rank, alpha=4.5, dropout=0.1, targets=targets, base_model='base', **how)
+    return adapter, lora.settings(rank=rank, alpha=4.5, dropout=0.0, targets=targets, max_rank=8, **how)
+
+
+VARIANTS = {
+    'mlp': ('lora', {'targets': 'mlp'}),
+    'all': ('lora', {}),
+    'rslora': ('lora', {'rslora': True}),
+    'dora': ('dora', {}),
+    'dora, rslora, last half': ('dora', {'rslora': True, 'layers': 'last_half', 'targets': 'attention'}),
+}
 
 
 @pytest.mark.parametrize('targets', ['attention', 'mlp', 'all'])
@@ -69,6 +79,16 @@ def test_a_lora_comes_back_as_it_was_in_use(model, tmp_path, targets):
     want = logits(model, 'lora', adapter, settings)
     np.testing.assert_allclose(logits(model, 'lora', read.adapter, read.settings), want, atol=1e-6)
     assert np.abs(want - cases.logits(model, TOKENS)).max() > 0.1
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_every_variant_comes_back(model, tmp_path, variant):
+    method, how = VARIANTS[variant]
+    adapter, settings = save_trained_lora(model, tmp_path, module={'lora': lora, 'dora': dora}[method], **how)
+    read = peft.load(tmp_path, CONFIG)
+    assert read.method == method
+    want = logits(model, method, adapter, settings)
+    np.testing.assert_allclose(logits(model, method, read.adapter, read.settings), want, rtol=1e-5, atol=1e-6)
 
 
 def test_a_soft_prompt_comes_back_as_it_was_in_use(model, tmp_path):
@@ -117,16 +137,64 @@ def their_logits(theirs):
 
 
 @parity
-@pytest.mark.parametrize('targets', ['mlp', 'all'])
-def test_peft_computes_the_same_with_our_lora(model, base, tmp_path, targets):
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_peft_computes_the_same_with_our_adapter_and_has_the_same_gradients(model, base, tmp_path, variant):
     from peft import PeftModel
 
-    adapter, settings = save_trained_lora(model, tmp_path, targets)
+    method, how = VARIANTS[variant]
+    adapter, settings = save_trained_lora(model, tmp_path, module={'lora': lora, 'dora': dora}[method], **how)
     with warnings.catch_warnings():
         warnings.filterwarnings('error', message='.*missing adapter keys.*')
-        theirs = PeftModel.from_pretrained(hugging_face(base), tmp_path)
+        theirs = PeftModel.from_pretrained(hugging_face(base), tmp_path, is_trainable=True)
     want = their_logits(theirs)
-    np.testing.assert_allclose(logits(model, 'lora', adapter, settings), want, rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_allclose(logits(model, method, adapter, settings), want, rtol=TOLERANCE, atol=TOLERANCE)
+    assert np.abs(want - cases.logits(model, TOKENS)).max() > 0.05
+
+    wanted = their_gradients(theirs)
+    got = our_gradients(model, method, adapter, settings)
+    assert wanted and set(wanted) <= set(got)
+    for name, gradient in wanted.items():
+        mine = (
+            got[name][:3].T if name.endswith('lora_B') else got[name][..., :3] if name.endswith('lora_A') else got[name]
+        )
+        mine = mine.T if name.endswith('lora_A') else mine
+        np.testing.assert_allclose(mine, gradient, rtol=1e-4, atol=1e-4 * np.abs(gradient).max(), err_msg=name)
+
+
+def their_gradients(theirs):
+    """Returns the gradients of the mean next-token loss, {'layers.0....lora_A': array as torch has it}."""
+    import torch
+
+    ids = torch.tensor(TOKENS, dtype=torch.int64)
+    theirs.eval()(ids, labels=ids).loss.backward()  # eval: without dropout
+    return {
+        name.removeprefix('base_model.model.model.').replace('.default', '').removesuffix('.weight'): p.grad.numpy()
+        for name, p in theirs.named_parameters()
+        if p.grad is not None
+    }
+
+
+def our_gradients(model, method, adapter, settings):
+    graph, state = nnx.split(model)
+    settings = jax.tree.map(lambda x: jnp.asarray(x)[None], settings)
+
+    @jax.jit
+    def gradient(adapter):
+        def loss(adapter):
+            one = jax.tree.map(lambda x: x[None], adapter)
+            fresh = nnx.merge(graph, state)
+            hidden = {'lora': lora.hidden, 'dora': dora.hidden}[method](fresh, one, settings, TOKENS)
+            log_p = jax.nn.log_softmax(fresh.logits(hidden)[:, :-1])
+            return -jnp.mean(jnp.take_along_axis(log_p, jnp.asarray(TOKENS)[:, 1:, None], axis=-1))
+
+        return jax.grad(loss)(adapter)
+
+    names = {'magnitude': 'lora_magnitude_vector'}
+    return {
+        f'{path}.{names.get(leaf, leaf)}': np.asarray(value)
+        for path, member in gradient(jax.tree.map(jnp.asarray, adapter)).items()
+        for leaf, value in member.items()
+    }
 
 
 @parity
@@ -154,6 +222,7 @@ def test_peft_computes_the_same_with_our_soft_prompt(model, base, tmp_path):
             'alpha_pattern': {'layers.1.mlp.down_proj': 9},
         },
         {'r': 2, 'lora_alpha': 2, 'target_modules': ['qkv_proj'], 'layers_to_transform': [1]},
+        {'r': 4, 'lora_alpha': 6, 'target_modules': ['qkv_proj', 'down_proj'], 'use_dora': True, 'use_rslora': True},
     ],
 )
 def test_a_lora_made_by_peft_computes_the_same_here(model, base, tmp_path, options):
@@ -165,6 +234,8 @@ def test_a_lora_made_by_peft_computes_the_same_here(model, base, tmp_path, optio
     for name, parameter in theirs.named_parameters():
         if 'lora_B' in name:
             torch.nn.init.normal_(parameter, std=0.2)
+        if 'lora_magnitude' in name:
+            parameter.data += 0.2
     theirs.save_pretrained(tmp_path)
     read = peft.load(tmp_path, CONFIG)
     got = logits(model, read.method, read.adapter, read.settings)
@@ -196,7 +267,8 @@ def edit_config(directory, **changes):
     'changes, message',
     [
         ({'peft_type': 'IA3'}, "type 'IA3'"),
-        ({'use_dora': True, 'bias': 'all'}, "use_dora=True, bias='all'"),
+        ({'use_qalora': True, 'bias': 'all'}, "use_qalora=True, bias='all'"),
+        ({'use_dora': True}, 'lora_magnitude_vector is missing'),
         ({'modules_to_save': ['lm_head']}, 'modules_to_save'),
         ({'init_lora_weights': 'pissa'}, "init_lora_weights='pissa'"),
         ({'some_new_thing': 3}, 'some_new_thing=3'),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import generate
-from metaft.adapters import lora, peft, prompt
+from metaft.adapters import dora, lora, peft, prompt
 from metaft.phi3 import load_pretrained
 
 ROWS = [
@@ -41,7 +41,9 @@ def test_every_question_gets_an_answer_beside_its_own_fields(run_experiment, que
     assert [{k: v for k, v in row.items() if k != 'generated'} for row in found] == ROWS
     assert all(row['generated'] and '<|' not in row['generated'] for row in found)
     right = int(found[0]['generated'] == 'blue')
-    assert f'exact match: {right} of 1' in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f'exact match: {right} of 1' in told
+    assert all(name in told for name in ('token F1', 'ROUGE-L', 'BLEU', 'chrF'))
     run_experiment('generate', f'--questions={questions}', '--max_new_tokens=8')
     assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == found  # batches do not matter
 
@@ -56,7 +58,12 @@ def test_an_adapter_that_does_nothing_changes_nothing_and_one_that_does_somethin
     assert answers(run_experiment, questions, f'--adapter={tmp_path / "adapter"}') == plain
     strong = jax.tree.map(lambda leaf: jnp.where(leaf == 0, 0.5, leaf), adapter)
     peft.save_lora(tmp_path / 'adapter', strong, **options)
-    assert answers(run_experiment, questions, f'--adapter={tmp_path / "adapter"}') != plain
+    changed = answers(run_experiment, questions, f'--adapter={tmp_path / "adapter"}')
+    assert changed != plain
+    norms = dora.init(base, jax.random.key(0), lora.rank_mask(4, 4))
+    magnitudes = {path: member | {'magnitude': norms[path]['magnitude']} for path, member in strong.items()}
+    peft.save_lora(tmp_path / 'adapter', magnitudes, **options)
+    assert answers(run_experiment, questions, f'--adapter={tmp_path / "adapter"}') not in (plain, changed)
 
 
 def test_a_soft_prompt_is_put_in_front(run_experiment, questions, base, tmp_path):

@@ -111,9 +111,11 @@ def test_finished_job_given_more_budget_goes_on(finished, run_experiment, files,
     again = tmp_path / 'again'
     shutil.copytree(workdir, again)
     before = (again / 'measurements.jsonl').read_text()
-    run_experiment(*flags(files, again, '--budget_seconds=32'))
+    run_experiment(*flags(files, again, '--budget_seconds=32', '--export=merged'))
     assert (again / 'measurements.jsonl').read_text().startswith(before)
     results = json.loads((again / 'results.json').read_text())
+    assert results['casting_logit_change'] == 0.0  # the shipped base is float32
+    assert load_pretrained(again / 'model').config == load_pretrained(BASE).config
     assert results['spent_seconds'] > 20 or results['num_measurements'] == len(before.splitlines())
     old = json.loads((workdir / 'results.json').read_text())
     assert results['incumbent']['validation_loss'] <= old['incumbent']['validation_loss']

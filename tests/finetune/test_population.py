@@ -1,6 +1,7 @@
 """A population's member is the run it would be alone; freezing and thawing change nothing; what is frozen stays."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from flax import nnx
 
 from metaft.adapters import lora
-from metaft.finetune.population import MICRO_BATCH, Population
+from metaft.finetune.methods import program
+from metaft.finetune.population import MICRO_BATCH, Population, answer_scores
 from metaft.finetune.search_space import Configuration, default_configuration
 from tests.finetune.tiny import tiny_model, tiny_rows
 
@@ -29,13 +31,41 @@ FULL = [
     Configuration(method='full', learning_rate=1e-4, batch_size=8, **NO_LORA),
     Configuration(method='full', learning_rate=5e-4, schedule='linear', **NO_LORA),
 ]
+DORA = [
+    Configuration(learning_rate=1e-2, rank=4, dropout=0.0, batch_size=8, dora=True, rslora=True),
+    Configuration(learning_rate=3e-3, rank=8, dropout=0.2, targets='mlp', dora=True, lora_plus_ratio=4.0),
+]
+LION = [
+    Configuration(learning_rate=1e-3, rank=4, dropout=0.0, batch_size=8, optimizer='lion', beta2=0.99),
+    Configuration(learning_rate=3e-4, rank=8, optimizer='lion', beta2=0.95, weight_decay=0.1, clip_norm=0.3),
+]
+ADAFACTOR = [
+    Configuration(learning_rate=1e-2, rank=4, dropout=0.0, batch_size=8, optimizer='adafactor', beta2=None),
+    Configuration(learning_rate=3e-3, rank=8, optimizer='adafactor', beta2=None, label_smoothing=0.1),
+]
+SGD = [
+    Configuration(learning_rate=0.1, rank=4, dropout=0.0, batch_size=8, optimizer='sgd', beta2=None),
+    Configuration(learning_rate=0.03, rank=8, optimizer='sgd', beta2=None, lora_plus_ratio=8.0),
+]
+GROUPS = {
+    'lora': LORA,
+    'prompt': PROMPT,
+    'full': FULL,
+    'dora': DORA,
+    'lion': LION,
+    'adafactor': ADAFACTOR,
+    'sgd': SGD,
+}
 STEPS = 20
 
 
+def new_population(configuration, *, rows=None, width=1, model=None):
+    variant, optimizer = program(configuration)
+    return Population(model or tiny_model(), variant, rows or tiny_rows(), width=width, optimizer=optimizer)
+
+
 def train(configurations, steps=STEPS, width=None, rows=None):
-    population = Population(
-        tiny_model(), configurations[0].method, rows or tiny_rows(), width=width or len(configurations)
-    )
+    population = new_population(configurations[0], rows=rows, width=width or len(configurations))
     for slot, configuration in enumerate(configurations):
         member = population.new_member(configuration, seed=slot)
         population.put(slot, member, configuration, seed=slot, total_steps=30)
@@ -48,12 +78,13 @@ def assert_close(a, b, rtol):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=rtol * max(1e-3, np.abs(y).max()))
 
 
-@pytest.mark.parametrize('configurations', [LORA, PROMPT, FULL], ids=['lora', 'prompt', 'full'])
-def test_member_equals_the_run_alone(configurations):
+@pytest.mark.parametrize('name', GROUPS)
+def test_member_equals_the_run_alone(name):
+    configurations = GROUPS[name]
     together = train(configurations)
     scores = together.evaluate(tiny_rows(seed=1))
     for slot, configuration in enumerate(configurations):
-        population = Population(tiny_model(), configuration.method, tiny_rows())
+        population = new_population(configuration)
         member = population.new_member(configuration, seed=slot)
         population.put(0, member, configuration, seed=slot, total_steps=30)
         population.advance([STEPS])
@@ -61,12 +92,13 @@ def test_member_equals_the_run_alone(configurations):
         assert scores[slot].loss == pytest.approx(population.evaluate(tiny_rows(seed=1))[0].loss, rel=1e-5)
 
 
-@pytest.mark.parametrize('configuration', [LORA[1], PROMPT[0], FULL[0]], ids=['lora', 'prompt', 'full'])
-def test_freeze_and_thaw_is_bit_equal(configuration):
+@pytest.mark.parametrize('name', GROUPS)
+def test_freeze_and_thaw_is_bit_equal(name):
+    configuration = GROUPS[name][1]
     undisturbed = train([configuration]).take(0)
     population = train([configuration], steps=7)
     frozen = population.take(0)
-    other = Population(tiny_model(), configuration.method, tiny_rows())
+    other = new_population(configuration)
     other.put(0, frozen, configuration, seed=0, total_steps=30)
     other.advance([STEPS])
     for x, y in zip(jax.tree.leaves(other.take(0)), jax.tree.leaves(undisturbed), strict=True):
@@ -85,6 +117,16 @@ def test_stop_in_the_middle_of_an_update_and_go_on():
         np.testing.assert_array_equal(x, y)
 
 
+@pytest.mark.parametrize('name', ['lora', 'dora', 'prompt'])
+def test_thawed_in_another_slot_and_width_it_goes_on(name):
+    configuration = GROUPS[name][0]
+    undisturbed, frozen = train([configuration]).take(0), train([configuration], steps=7).take(0)
+    wide = train(GROUPS[name][:2], steps=2)
+    wide.put(1, frozen, configuration, seed=0, total_steps=30)
+    wide.advance([None, STEPS])
+    assert_close(wide.take(1).trainable, undisturbed.trainable, rtol=1e-6)
+
+
 def test_swapping_slots_changes_nothing():
     first = train(LORA[:2], steps=10, width=3)
     members = [first.take(0), first.take(1)]
@@ -96,11 +138,11 @@ def test_swapping_slots_changes_nothing():
     assert_close(first.take(2).trainable, straight.take(0).trainable, rtol=1e-6)
 
 
-@pytest.mark.parametrize('configuration', [LORA[0], PROMPT[0]], ids=['lora', 'prompt'])
-def test_base_is_frozen_and_adapter_moves(configuration):
-    model = tiny_model()
+@pytest.mark.parametrize('name', ['lora', 'prompt', 'dora', 'lion', 'full'])
+def test_base_is_frozen_and_adapter_moves(name):
+    configuration, model = GROUPS[name][0], tiny_model()
     before = jax.tree.map(np.array, nnx.state(model, nnx.Param))
-    population = Population(model, configuration.method, tiny_rows())
+    population = new_population(configuration, model=model)
     start = population.new_member(configuration, seed=0)
     population.put(0, start, configuration, seed=0, total_steps=30)
     population.advance([3])
@@ -121,9 +163,58 @@ def test_masked_ranks_and_modules_stay_zero():
             assert not leaves['lora_B'].any(), path
 
 
+WILD = Configuration(learning_rate=1e30, rank=8, dropout=0.0, batch_size=8, warmup_fraction=0.0)
+
+
+@pytest.mark.parametrize('wild', [WILD, dataclasses.replace(WILD, dora=True)], ids=['lora', 'dora'])
+def test_slots_are_refilled_without_compiling_again(wild):
+    tame = dataclasses.replace(LORA[0], dora=wild.dora)
+    population = train([tame, wild])
+    assert list(population.alive()) == [True, False]
+    straight = population.take(0)
+    programs = (population._advance, population._evaluate, population._init, population._place, population._take)
+    population.put(1, population.new_member(tame, 0), tame, seed=0, total_steps=30)  # a diverged slot
+    compiled = [one._cache_size() for one in programs]
+    population.advance([None, STEPS])
+    assert_close(population.take(1), straight, rtol=1e-6)
+    other = dataclasses.replace(tame, learning_rate=1e-4, rank=2, targets='mlp', batch_size=32, schedule='linear',
+                                beta2=0.9, clip_norm=0.1, label_smoothing=0.1, lora_plus_ratio=4.0, rslora=True,
+                                layers='first_half', dropout=0.1, weight_decay=0.1)  # fmt: skip
+    population.put(0, population.new_member(other, 5), other, seed=5, total_steps=7)  # a finished one
+    population.advance([7, None])
+    assert list(population.steps()) == [7, STEPS] and population.alive().all()
+    assert population._advance._cache_size() == 1 and [one._cache_size() for one in programs] == compiled
+
+
+def test_a_population_takes_its_own_program_only():
+    population = new_population(LORA[0])
+    for changes in ({'dora': True}, {'rank': 64}, {'optimizer': 'lion'}):
+        with pytest.raises(ValueError, match='does not train in a population of lora/adamw'):
+            population.new_member(dataclasses.replace(LORA[0], **changes), 0)
+
+
+def test_label_smoothing_is_that_of_optax():
+    rows, model = tiny_rows(4), tiny_model()
+    add_axis = lambda tree: jax.tree.map(lambda x: x[None], tree)
+    adapter = add_axis(new_population(LORA[0], model=model).new_member(LORA[0], 0).trainable)
+    settings = add_axis(lora.settings(rank=4, alpha=8.0, dropout=0.0, targets='all', max_rank=32))
+    graphdef, params = nnx.split(model)
+    scores = jax.jit(partial(answer_scores, graphdef, 'lora'))
+    nats, mask, _, above = scores(params, adapter, settings, add_axis(rows), None)
+
+    @jax.jit
+    def plain(params):
+        labels = optax.smooth_labels(jax.nn.one_hot(rows.tokens_NL[:, 1:], 48), 0.1)
+        return optax.softmax_cross_entropy(nnx.merge(graphdef, params)(rows.tokens_NL)[:, :-1], labels)
+
+    at = np.arange(1, 16)[None, :]
+    is_answer = (at >= rows.answer_start_N[:, None]) & (at < rows.length_N[:, None])
+    found = np.asarray(nats + 0.1 * above)[np.asarray(mask)]
+    np.testing.assert_allclose(found, np.asarray(plain(params))[is_answer], rtol=1e-5)
+
+
 def test_diverged_member_disturbs_nobody():
-    wild = Configuration(learning_rate=1e30, rank=8, dropout=0.0, batch_size=8, warmup_fraction=0.0)
-    together = train([LORA[0], wild])
+    together = train([LORA[0], WILD])
     alone = train([LORA[0]], width=2)
     assert list(together.alive()) == [True, False]
     assert_close(together.take(0).trainable, alone.take(0).trainable, rtol=1e-6)

@@ -1,5 +1,7 @@
 """Rows become dense tables; a dataset is never split."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,14 @@ def test_no_dataset_is_on_both_sides_of_a_fold():
     assert sorted(table.task for fold in folds for table in fold.test) == sorted(table.task for table in found)
     with pytest.raises(DataError, match="did you mean 'd1'"):
         splits.leave_out(found, ['d1x'])
+
+
+def test_younger_fields_of_older_records_say_what_they_meant():
+    old, later = run('a', 8, 2), {'optimizer': 'lion', 'dora': True, 'prompt_init': None}
+    new = [dataclasses.replace(m, configuration={**m.configuration, **later}) for m in run('b', 8, 2)]
+    (table,) = tables.task_tables(*frames(old + new, [task_record()]))
+    meant = {'optimizer': 'adamw', 'dora': False, 'prompt_init': None}
+    assert table.configurations[0] == {'method': 'lora', 'batch_size': 8, 'rank': 8} | meant
+    assert table.configurations[1]['optimizer'] == 'lion' and table.configurations[1]['dora'] is True
+    (table,) = tables.task_tables(*frames(old, [task_record()]))
+    assert 'optimizer' not in table.configurations[0]

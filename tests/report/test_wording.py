@@ -69,6 +69,7 @@ def test_configurations():
     }
     assert plain(wording.configuration(lora)) == 'LoRA, rank 8, learning rate 0.0030, batch 16'
     assert plain(wording.configuration(lora, short=False)).endswith('dropout 0.050')
+    assert plain(wording.configuration(lora | {'dora': True})).startswith('DoRA, rank 8')
     assert wording.configuration(None) == 'no finetuning'
     assert plain(wording.configuration({'a': 1})) == 'a 1'
 

@@ -1,15 +1,19 @@
 """What a search relies on: observed is observed, a checkpoint is the surrogate, strange input is bearable."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
 from metaft.errors import ModelError
+from metaft.finetune.search_space import METHODS, Configuration, default_configuration
 from metaft.surrogate import deep_set, ensemble, evaluation, training
 from metaft.surrogate.surrogate import Calibration, Surrogate
 from tests.surrogate import family
+
+ASSETS = Path(__file__).resolve().parents[2] / 'metaft' / 'assets'
 
 
 @pytest.fixture(scope='module')
@@ -132,3 +136,17 @@ def test_what_is_no_checkpoint_is_refused_in_a_sentence(surrogate, tmp_path, fau
         path.write_text(json.dumps(record))
     with pytest.raises(ModelError):
         Surrogate.load(tmp_path)
+
+
+def test_the_shipped_surrogate_names_later_fields_only_where_they_say_something_new():
+    shipped = Surrogate.load(ASSETS / 'surrogate')
+    plain = [default_configuration(method) for method in METHODS]
+    assert shipped.coverage({}, [c.identity() for c in plain]).hyperparameters == {}
+    new = Configuration(dora=True, optimizer='lion', rank=64)
+    assert set(shipped.coverage({}, [*(c.identity() for c in plain), new.identity()]).hyperparameters) == {
+        'dora',
+        'optimizer',
+        'rank',
+    }
+    later = shipped.encode([plain[0].to_dict()])
+    np.testing.assert_array_equal(shipped.encode([plain[0].identity()]), later)
