@@ -27,3 +27,7 @@ class WorkdirError(InputError):
 
 class BudgetError(InputError):
     """A budget that buys nothing."""
+
+
+class GeneratorError(InputError):
+    """A generating model that cannot be reached, refuses its user, or cannot take the requests."""
