@@ -158,7 +158,8 @@ def check(
         answer = answers.get(key_of(passage, generator_name, settings.questions_per_passage))
         if answer is None:
             continue
-        span = {'document': passage.document, 'start': passage.start, 'end': passage.end}
+        source = (passage.document, passage.start, passage.end)
+        span = dict(zip(('document', 'start', 'end'), source))
         try:
             told = {'refused': 'refused', 'length': 'truncated'}.get(answer.finish)
             pairs = [] if told else prompting.parse(answer.text)
@@ -173,7 +174,7 @@ def check(
             if told:
                 rejects.append({'reason': told, **span, 'question': question, 'answer': text})
             else:
-                good.append(SourcedExample(question, text, passage.text, **span))
+                good.append(SourcedExample(question, text, passage.text, *source))
     return good, rejects
 
 

@@ -80,7 +80,7 @@ class Endpoint:
 
     def ask(self, requests: Mapping[str, str]) -> Generator[tuple[str, Answer | Failure]]:
         """Yields outcomes as they come; after a GeneratorError those in flight are still yielded, then it is raised."""
-        waiting = list(reversed(requests.items()))
+        waiting = list(requests.items())[::-1]
         flying: dict[Future, str] = {}
         fatal: GeneratorError | None = None
         pool, client = ThreadPoolExecutor(self._concurrency), self._connect()

@@ -76,7 +76,7 @@ def split(examples: Sequence[SourcedExample], documents: Sequence[Document], *, 
     ordered = sorted(examples, key=lambda e: -SPLITS.index(side[part_of(e)]))
     repeats = checks.near_duplicates([(e.question, e.answer) for e in ordered], similarity)
     found: dict[str, list[SourcedExample]] = {name: [] for name in SPLITS}
-    duplicates = []
+    duplicates: list[SourcedExample] = []
     for example, twin in zip(ordered, repeats, strict=True):
         (found[side[part_of(example)]] if twin is None else duplicates).append(example)
     empty = [name for name, part in found.items() if not part]
