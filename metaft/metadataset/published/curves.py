@@ -25,9 +25,9 @@ class Curve:
     """
 
     configuration: Mapping[str, Scalar]
-    budgets: Sequence[float]
-    values: Sequence[float]
-    costs: Sequence[float]
+    budgets: Sequence[float] | np.ndarray
+    values: Sequence[float] | np.ndarray
+    costs: Sequence[float] | np.ndarray
     full_budget: float | None = None
 
 
