@@ -97,7 +97,7 @@ def introduction(measurements: 'pd.DataFrame', runs: 'pd.DataFrame', tasks: 'pd.
     """Return title, command and counts."""
     methods = runs['configuration.method'].value_counts(normalize=True)
     repeated = runs.groupby(['task', 'key'])['seed'].nunique()
-    counts = [
+    counts: list[list] = [
         ['runs to their end', len(runs)],
         ['of them diverged', f'{(runs["status"] == "diverged").mean():.1%}'],
         ['measurements', len(measurements)],

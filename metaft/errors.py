@@ -31,3 +31,7 @@ class BudgetError(InputError):
 
 class GeneratorError(InputError):
     """A generating model that cannot be reached, refuses its user, or cannot take the requests."""
+
+
+class ExecutorError(InputError):
+    """A cluster that is not there, or that loses its workers."""
