@@ -4,10 +4,10 @@ The `openai` client repeats a request that met 429, 5xx, a time-out or a lost co
 is left then is either this passage's failure or, for a key, a name or an address that is wrong, the end.
 """
 
+import asyncio
 import os
 import time
-from collections.abc import Generator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metaft.errors import GeneratorError
@@ -69,7 +69,7 @@ class Endpoint:
             )
         self.name, self._address = model, base_url or 'https://api.openai.com/v1'
         self._concurrency = concurrency
-        self._connect = lambda: openai.OpenAI(
+        self._connect = lambda: openai.AsyncOpenAI(
             api_key=key or 'none', base_url=self._address, timeout=timeout_seconds, max_retries=max_retries
         )
         self._options: dict[str, Any] = {'max_tokens' if base_url else 'max_completion_tokens': max_new_tokens}
@@ -81,15 +81,16 @@ class Endpoint:
     def ask(self, requests: Mapping[str, str]) -> Generator[tuple[str, Answer | Failure]]:
         """Yields outcomes as they come; after a GeneratorError those in flight are still yielded, then it is raised."""
         waiting = list(requests.items())[::-1]
-        flying: dict[Future, str] = {}
+        flying: dict[asyncio.Task, str] = {}
         fatal: GeneratorError | None = None
-        pool, client = ThreadPoolExecutor(self._concurrency), self._connect()
+        loop, client = asyncio.new_event_loop(), self._connect()
         try:
             while flying or (waiting and fatal is None):
                 while waiting and fatal is None and len(flying) < self._concurrency:
                     key, text = waiting.pop()
-                    flying[pool.submit(self._ask_one, client, text)] = key
-                for done in wait(flying, return_when=FIRST_COMPLETED).done:
+                    flying[loop.create_task(self._ask_one(client, text))] = key
+                ended, _ = loop.run_until_complete(asyncio.wait(flying, return_when=asyncio.FIRST_COMPLETED))
+                for done in ended:
                     key = flying.pop(done)
                     try:
                         outcome = done.result()
@@ -98,18 +99,18 @@ class Endpoint:
                         continue
                     yield key, outcome
         finally:
-            client.close()  # where interrupted, threads must not hold the process until their requests time out
-            pool.shutdown(wait=False, cancel_futures=True)
+            loop.run_until_complete(_stop(list(flying), client))  # where interrupted, nobody waits for a slow server
+            loop.close()
         if fatal is not None:
             raise fatal
 
-    def _ask_one(self, client: 'openai.OpenAI', text: str) -> Answer | Failure:
+    async def _ask_one(self, client: 'openai.AsyncOpenAI', text: str) -> Answer | Failure:
         import openai
 
         start = time.perf_counter()
         place = f'model {self.name!r} at {self._address}'
         try:
-            found = client.chat.completions.create(
+            found = await client.chat.completions.create(
                 model=self.name, messages=[{'role': 'user', 'content': text}], **self._options
             )
         except openai.APITimeoutError:
@@ -141,6 +142,13 @@ class Endpoint:
         refused = message.refusal or reason == 'content_filter'
         finish = 'refused' if refused else 'length' if reason == 'length' else 'stop'
         return Answer(message.refusal or message.content or '', finish, time.perf_counter() - start)
+
+
+async def _stop(flying: Sequence[asyncio.Task], client: 'openai.AsyncOpenAI') -> None:
+    for task in flying:
+        task.cancel()
+    await asyncio.gather(*flying, return_exceptions=True)
+    await client.close()
 
 
 def _sentence(error: Exception) -> str:

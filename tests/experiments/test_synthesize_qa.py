@@ -112,6 +112,21 @@ def test_a_killed_run_goes_on_where_it_was(run_experiment, documents, tmp_path):
     assert len({row['key'] for row in rows(path)}) == total
 
 
+def test_an_interrupt_waits_for_no_answer(documents, tmp_path):
+    with serve(lambda n, prompt: good(prompt), seconds=60.0) as (server, url):
+        name, *arguments = flags(documents, url, tmp_path / 'work')
+        command = [sys.executable, '-m', f'experiments.{name}', *arguments]
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not server.requests:
+            time.sleep(0.02)
+        start = time.perf_counter()
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+        server.seconds = 0.0
+    assert process.returncode == 130 and told == 'interrupted; run the same command to go on\n'
+    assert time.perf_counter() - start < 30
+
+
 def test_one_document_is_split_by_passage_and_that_is_said(run_experiment, documents, tmp_path, capsys):
     with serve(lambda n, prompt: good(prompt)) as (_, url):
         run_experiment(*flags(documents / '00.md', url, tmp_path / 'work'))
