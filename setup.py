@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 TEST_ONLY = {'pytest', 'pytest-timeout'}
+SYNTHESIZE_ONLY = {'beautifulsoup4', 'datasketch', 'markdown-it-py', 'openai', 'pypdf'}  # experiments.synthesize_qa
+RAY_ONLY = {'ray'}  # experiments.collect --executor=ray; 80 MB, so not among what every set-up installs
 REQUIREMENTS = [
     line.strip() for line in (ROOT / 'requirements.in').read_text().splitlines() if line.strip() and line[0] != '#'
 ]
@@ -18,6 +20,6 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['metaft', 'metaft.*']),
     package_data={'metaft': ['assets/**/*', 'report/templates/*']},
-    install_requires=[name for name in REQUIREMENTS if name not in TEST_ONLY],
-    extras_require={'test': sorted(TEST_ONLY)},
+    install_requires=[name for name in REQUIREMENTS if name not in TEST_ONLY | SYNTHESIZE_ONLY],
+    extras_require={'test': sorted(TEST_ONLY), 'synthesize': sorted(SYNTHESIZE_ONLY), 'ray': sorted(RAY_ONLY)},
 )

@@ -2,6 +2,7 @@
 
     launch/local.sh collect --workdir=runs/collect                 # everything, resumable; one process
     launch/local.sh collect --workdir=runs/collect --shard=0/2     # and 1/2 beside it: as many processes as cores
+    launch/local.sh collect --workdir=runs/collect --executor=ray  # the cores of a Ray cluster (pip install ray)
     launch/local.sh collect --workdir=runs/collect --merge         # measurements.parquet and tasks.parquet
     launch/local.sh collect --check=20                             # re-run 20 recorded runs, compare the losses
 
@@ -11,7 +12,9 @@ before the next run starts; a killed collection goes on with the same command.
 """
 
 import dataclasses
+import functools
 import random
+import tempfile
 import time
 import typing
 from collections.abc import Callable
@@ -26,10 +29,12 @@ from metaft.errors import InputError, WorkdirError
 
 if typing.TYPE_CHECKING:
     from metaft.finetune.search_space import Configuration
+    from metaft.metadataset.records import TaskRecord
 
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 
 
+EXECUTORS = ('local', 'ray')
 CLOCKS: dict[str, Callable[[], float]] = {'wall': time.perf_counter, 'cpu': time.process_time}
 
 
@@ -48,6 +53,9 @@ class Settings:
     clock: str = setting(
         'wall', 'of a run: wall, or the CPU seconds of a process pinned to a core', choices=tuple(CLOCKS)
     )
+    executor: str = setting('local', 'where runs run: in this process, or spread over a Ray cluster', choices=EXECUTORS)
+    ray_address: str = setting('', 'of a running cluster (auto: of this machine); one is started here if empty')
+    gpus_per_run: float = setting(0.0, 'share of a GPU that a run on Ray needs; one CPU core if 0')
     merge: bool = setting(False, 'only merge what was collected into Parquet files')
     check: int = setting(0, 'only re-run this many recorded runs of --metadataset and compare')
     metadataset: Path = setting(ASSETS / 'metadataset', 'directory of the Parquet files that --check reads')
@@ -125,10 +133,13 @@ def collect(settings: Settings) -> None:
             if m.status != 'running'}  # fmt: skip
     plan = [(name, c, s) for name in mine for c, s in design(settings, name)]
     todo = [(n, c, s) for n, c, s in plan if run_id(n, c, s) not in done]
-    model, tokenizer = load_pretrained(settings.model), load_tokenizer(settings.model)
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task(f'shard {settings.shard}', total=len(plan), completed=len(plan) - len(todo))
+        if settings.executor == 'ray':
+            collect_on_ray(settings, todo, path, lambda: progress.advance(bar))
+            return
+        model, tokenizer = load_pretrained(settings.model), load_tokenizer(settings.model)
         for name in mine:
             jobs = [(c, s) for n, c, s in todo if n == name]
             if jobs:
@@ -136,6 +147,44 @@ def collect(settings: Settings) -> None:
                 for configuration, seed in sorted(jobs, key=lambda job: job[0].method):
                     run(executor, configuration, seed, path)
                     progress.advance(bar)
+
+
+def collect_on_ray(settings: Settings, todo: list, path: Path, on_run: Callable[[], None]) -> None:
+    """Run a plan on a cluster; this process alone writes, a run at a time and whole."""
+    from experiments import collect  # by name, so that a worker keeps what it has prepared also if this is __main__
+    from metaft.executors.ray import map_runs
+    from metaft.metadataset import store
+
+    named = collect.Settings(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
+    work = functools.partial(collect.run_remotely, named)
+    ended = map_runs(work, todo, address=settings.ray_address or None, gpus_per_run=settings.gpus_per_run)
+    for (name, _, _), (measurements, task) in ended:
+        record = settings.workdir / f'task-{name}.json'
+        if not record.exists():
+            store.write_task(record, task)
+        for measurement in measurements:
+            store.append(path, measurement)
+        on_run()
+
+
+def run_remotely(settings: Settings, job: tuple[str, 'Configuration', int]) -> tuple[list, 'TaskRecord']:
+    """Train one run in a worker of a cluster; return its measurements and what is known of its task."""
+    name, configuration, seed = job
+    executor, task = _prepare_remotely(settings, name)
+    return run(executor, configuration, seed, None), task
+
+
+@functools.lru_cache(maxsize=1)  # a plan goes through its datasets one after another
+def _prepare_remotely(settings: Settings, name: str) -> tuple:
+    from metaft.metadataset import store
+    from metaft.phi3 import load_pretrained
+    from metaft.tasks.tokenizer import load_tokenizer
+
+    with tempfile.TemporaryDirectory() as directory:  # a worker's disk is not that of the workdir
+        here = dataclasses.replace(settings, workdir=Path(directory))
+        program.use_compilation_cache()
+        executor = make_executor(here, name, load_pretrained(here.model), load_tokenizer(here.model))
+        return executor, store.read_task(here.workdir / f'task-{name}.json')
 
 
 def make_executor(settings: Settings, name: str, model, tokenizer):

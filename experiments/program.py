@@ -223,7 +223,7 @@ def write_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        partial.write_text(text)
+        partial.write_text(text, encoding='utf-8')
         os.replace(partial, path)
     except OSError as error:
         raise WorkdirError(f'{path} cannot be written ({error.strerror}); give another --workdir') from None

@@ -39,9 +39,12 @@ IDENTITY = ('train', 'validation', 'test', 'model', 'surrogate', 'max_examples',
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    train: Path | None = setting(None, 'JSON lines with question and answer; the embedded demonstration if empty')
-    validation: Path | None = setting(None, 'like --train; a tenth of the training file if empty')
-    test: Path | None = setting(None, 'like --train; a tenth of the training file if empty')
+    train: Path | None = setting(
+        None,
+        'JSON lines with question and answer, a saved `datasets` directory, or a hub id; the demonstration if empty',
+    )
+    validation: Path | None = setting(None, "like --train; if empty, --train's own split or a tenth of it")
+    test: Path | None = setting(None, "like --train; if empty, --train's own split or a tenth of it")
     model: str = setting(str(ASSETS / 'phi3_tiny'), 'directory or Hugging Face id of a Phi-3')
     export: str = setting(
         'adapter',
@@ -196,10 +199,10 @@ def load_data(settings: Settings) -> 'Dataset':
 
 def fingerprints(settings: Settings) -> dict[str, str]:
     """Return a hash of each data file, so that a workdir is not continued with other data."""
+    from metaft.tasks.dataset import fingerprint
+
     files = {name: getattr(settings, name) for name in ('train', 'validation', 'test')}
-    return {
-        name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in files.items() if path is not None
-    }
+    return {name: fingerprint(path) for name, path in files.items() if path is not None}
 
 
 def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRecord', float]:

@@ -27,3 +27,11 @@ class WorkdirError(InputError):
 
 class BudgetError(InputError):
     """A budget that buys nothing."""
+
+
+class GeneratorError(InputError):
+    """A generating model that cannot be reached, refuses its user, or cannot take the requests."""
+
+
+class ExecutorError(InputError):
+    """A cluster that is not there, or that loses its workers."""

@@ -1,1 +1,1 @@
-"""Where runs run: this process, so far."""
+"""Where runs run: this process (`local`), or a Ray cluster (`ray`)."""

@@ -4,7 +4,8 @@ A metric becomes lower-is-better here and nowhere else.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,18 @@ from metaft.finetune import budget
 from metaft.finetune.search_space import CONDITIONAL, LATER
 from metaft.metadataset.records import Scalar
 
-METRICS = ('loss', 'exact_match')
+METRICS = ('loss', 'exact_match')  # of our own measurements
+
+_ERROR = lambda value: 1.0 - value
+# What a metric becomes: lower is better, and loss-like ones are in nats.
+LOWER_IS_BETTER: dict[str, Callable[[float], float]] = {
+    'loss': float,
+    'exact_match': _ERROR,
+    'accuracy': _ERROR,  # a share in [0, 1], as mean average precision and structural similarity
+    'bleu': lambda value: 1.0 - value / 100.0,
+    'wer': float,
+    'perplexity': lambda value: math.log(value) if value > 0 else math.nan,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +53,8 @@ class TaskTable:
                     f'task {self.task!r}: {name} has shape {getattr(self, name).shape}, wanted {wanted} '
                     '(configurations, fractions)'
                 )
-        if self.metric not in METRICS:
-            raise DataError(f'task {self.task!r}: unknown metric {self.metric!r}; one of {", ".join(METRICS)}')
+        if self.metric not in LOWER_IS_BETTER:
+            raise DataError(f'task {self.task!r}: unknown metric {self.metric!r}; one of {", ".join(LOWER_IS_BETTER)}')
 
 
 def task_tables(measurements: pd.DataFrame, meta_features: pd.DataFrame, metric: str = 'loss') -> list[TaskTable]:
@@ -93,7 +105,7 @@ def _task_table(rows: list[dict], task: Mapping, metric: str) -> TaskTable:
             costs_CT[c, on_grid_T] = row['cost_seconds']
             if row['status'] == 'diverged':
                 values_CT[c, np.argmax(on_grid_T) :] = np.inf
-    reference = task['reference_loss'] if metric == 'loss' else 1.0 - task['reference_exact_match']
+    reference = lower_is_better(metric, task['reference_loss' if metric == 'loss' else 'reference_exact_match'])
     return TaskTable(
         task=task['task'],
         metric=metric,
@@ -102,18 +114,21 @@ def _task_table(rows: list[dict], task: Mapping, metric: str) -> TaskTable:
         fractions_T=fractions_T,
         values_CT=values_CT,
         costs_CT=costs_CT,
-        reference_value=float(reference),
+        reference_value=reference,
         reference_seconds=float(task['reference_seconds']),
         dataset=task['dataset'],
         max_examples=float(task['max_examples']),
     )
 
 
+def lower_is_better(metric: str, value: float) -> float:
+    """Returns a metric's value as the tables hold it; NaN stays NaN."""
+    return LOWER_IS_BETTER[metric](float(value))
+
+
 def _value(row: Mapping, metric: str) -> float:
-    value = row['validation_loss'] if metric == 'loss' else row['validation_exact_match']
-    if pd.isna(value):
-        return np.nan
-    return float(value) if metric == 'loss' else 1.0 - float(value)
+    value = row['validation_loss' if metric == 'loss' else 'validation_exact_match']
+    return np.nan if pd.isna(value) else lower_is_better(metric, value)
 
 
 def _said(configuration: dict) -> dict:

@@ -4,6 +4,7 @@
     archive    the same record as one file
     wording    numbers, configurations and conclusions in words
     plots      figures, as PNG
+    quality_plots  figures of a meta-dataset's quality
     html       the page
     terminal   the same while it happens
 

@@ -9,6 +9,8 @@ only the answers' format is learned, then the run overfits; yes/no and letters s
 so there the best run is the one that changes least.
 """
 
+import dataclasses
+
 from metaft.errors import DataError
 from metaft.tasks.dataset import Dataset
 from metaft.tasks.synthetic import SyntheticSettings, make_dataset
@@ -94,8 +96,22 @@ def make(name: str) -> Dataset:
     Raises:
       DataError: no dataset has this name.
     """
-    entries = _DEMONSTRATION | COLLECTED | HELD_OUT
-    if name not in entries:
-        raise DataError(f'dataset {name!r} is unknown; allowed are {", ".join(entries)}')
-    settings, seed = entries[name]
+    settings, seed = _entry(name)
     return make_dataset(settings, seed, name)
+
+
+def names() -> tuple[str, ...]:
+    """Returns the names of all datasets."""
+    return tuple(_DEMONSTRATION | COLLECTED | HELD_OUT)
+
+
+def knobs(name: str) -> dict[str, object]:
+    """Returns what makes the dataset of this name what it is, by name; raises DataError as `make`."""
+    settings, seed = _entry(name)
+    return dataclasses.asdict(settings) | {'seed': seed}
+
+
+def _entry(name: str) -> tuple[SyntheticSettings, int]:
+    if name not in names():
+        raise DataError(f'dataset {name!r} is unknown; allowed are {", ".join(names())}')
+    return (_DEMONSTRATION | COLLECTED | HELD_OUT)[name]

@@ -5,9 +5,11 @@ Nothing here knows of tokens or models. Every fault of a file is a DataError tha
 
 import collections
 import dataclasses
+import hashlib
 import json
 import os
 import random
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -118,29 +120,50 @@ def load_dataset(
     seed: int = 0,
     allow_overlap: bool = False,
 ) -> Dataset:
-    """Loads a dataset from JSON-lines files; splits that are not given are drawn from the training file.
+    """Loads a dataset; splits that are not given are drawn from the training examples.
+
+    A place is a JSON-lines file, a directory that `datasets.save_to_disk` wrote, or the name of a dataset on the
+    Hugging Face hub. One that holds several splits gives the one that is asked for; as `train` it also gives those of
+    its splits `validation` and `test` that are not given.
 
     Args:
-      train: path of the training file.
-      validation: path, or None to take 10 % of the training file.
-      test: path, or None to take 10 % of the training file.
+      train: place of the training examples.
+      validation: place, or None for 10 % of the training examples.
+      test: place, or None for 10 % of the training examples.
       seed: of the split. Rows with the same context and question stay on one side.
       allow_overlap: accept training questions that are also asked in validation or test.
 
     Raises:
-      DataError: a file is faulty, a split would be empty, or training and another split overlap.
+      DataError: a place is faulty, a split would be empty, or training and another split overlap.
     """
-    parts: dict[str, tuple[Example, ...]] = {'train': read_json_lines(train)}
-    for name, path in (('validation', validation), ('test', test)):
-        if path is not None:
-            parts[name] = read_json_lines(path)
-            if not allow_overlap:
-                _check_overlap(parts['train'], parts[name], f'{train}', f'{path}')
+    found = _read_splits(train)
+    parts = {'train': _named(found, 'train', train)}
+    for name, place in (('validation', validation), ('test', test)):
+        if place is not None:
+            parts[name] = _named(_read_splits(place), name, place)
+        elif name in found:
+            parts[name], place = found[name], f'{train} ({name})'
+        if name in parts and not allow_overlap:
+            _check_overlap(parts['train'], parts[name], f'{train}', f'{place}')
     missing = [name for name in ('validation', 'test') if name not in parts]
     if missing:
         parts |= _split(parts['train'], missing, seed, f'{train}')
     source = ', '.join(str(path) for path in (train, validation, test) if path is not None)
     return Dataset(Path(train).stem, parts['train'], parts['validation'], parts['test'], source)
+
+
+def _read_splits(place: str | os.PathLike[str]) -> dict[str, tuple[Example, ...]]:
+    """Reads all splits of a place; a file, or a table without splits, is one split with an empty name."""
+    path = Path(place)
+    if path.is_dir() or (not path.exists() and re.fullmatch(r'[\w-]+(/[\w-]+)?', os.fspath(place))):
+        return _read_hugging_face(place)
+    return {'': read_json_lines(path)}
+
+
+def _named(found: Mapping[str, tuple[Example, ...]], name: str, place: str | os.PathLike[str]) -> tuple[Example, ...]:
+    if '' not in found and name not in found:
+        raise DataError(f'dataset {place} holds the splits {", ".join(found)}, and none named {name}; name it so')
+    return found[name] if name in found else found['']
 
 
 def _split(examples: Sequence[Example], missing: Sequence[str], seed: int, path: str) -> dict[str, tuple[Example, ...]]:
@@ -181,33 +204,46 @@ def _check_overlap(train: Sequence[Example], other: Sequence[Example], train_nam
 # ---------------------------------------------------------------- Hugging Face datasets
 
 
-def from_hugging_face(directory_or_id: str | os.PathLike[str], *, allow_overlap: bool = False) -> Dataset:
-    """Loads a dataset with splits train, validation and test through the `datasets` library.
-
-    Args:
-      directory_or_id: a directory that `DatasetDict.save_to_disk` wrote, or the name of a dataset on the hub.
-      allow_overlap: as in `load_dataset`.
-
-    Raises:
-      DataError: it cannot be loaded, misses a split, or a row is faulty.
-    """
+def _read_hugging_face(place: str | os.PathLike[str]) -> dict[str, tuple[Example, ...]]:
     import datasets
 
     try:
-        local = Path(directory_or_id).exists()
-        found = datasets.load_from_disk(directory_or_id) if local else datasets.load_dataset(str(directory_or_id))
-    except (OSError, ValueError) as error:
+        found = datasets.load_from_disk(place) if Path(place).is_dir() else datasets.load_dataset(os.fspath(place))
+    except (OSError, ValueError, IndexError) as error:  # IndexError: a split without rows
         reason = ' '.join(str(error).split())[:200]
-        raise DataError(f'dataset {directory_or_id} cannot be loaded ({reason}); give a saved DatasetDict') from error
-    if not isinstance(found, datasets.DatasetDict) or {'train', 'validation', 'test'} - set(found):
-        splits = sorted(found) if isinstance(found, dict) else 'one table'
-        raise DataError(f'dataset {directory_or_id} holds {splits}; the splits train, validation and test are required')
+        raise DataError(
+            f'{place} is no file, and no dataset that can be loaded ({reason}); give JSON lines, a directory that '
+            'datasets.save_to_disk wrote, or the name of a dataset on the Hugging Face hub'
+        ) from error
     parts = {}
-    for name in ('train', 'validation', 'test'):
-        place = f'{directory_or_id}, {name} row'
-        parts[name] = tuple(_example(record, f'{place} {row}') for row, record in enumerate(found[name], start=1))
+    for name, table in found.items() if isinstance(found, datasets.DatasetDict) else [('', found)]:
+        parts[name] = tuple(_example(r, f'{place}, {name or "table"} row {n}') for n, r in enumerate(table, start=1))
         if not parts[name]:
-            raise DataError(f'dataset {directory_or_id} has an empty {name} split; one example at least is required')
-        if name != 'train' and not allow_overlap:
-            _check_overlap(parts['train'], parts[name], f'{directory_or_id} train', f'{directory_or_id} {name}')
-    return Dataset(Path(directory_or_id).name, **parts, source=str(directory_or_id))
+            raise DataError(f'dataset {place} has an empty {name or "table"}; one example at least is required')
+    return parts
+
+
+def save_to_disk(dataset: Dataset, directory: str | os.PathLike[str]) -> None:
+    """Writes a dataset as a directory of the `datasets` library, which `load_dataset` reads.
+
+    Raises:
+      DataError: the directory cannot be written.
+    """
+    import datasets
+
+    splits = {
+        name: datasets.Dataset.from_list([dataclasses.asdict(example) for example in getattr(dataset, name)])
+        for name in ('train', 'validation', 'test')
+    }
+    try:
+        datasets.DatasetDict(splits).save_to_disk(directory)
+    except OSError as error:
+        raise DataError(f'{directory} cannot be written ({error.strerror or error}); give another place') from error
+
+
+def fingerprint(place: str | os.PathLike[str]) -> str:
+    """Returns a hash of the bytes of a file or directory of examples; of the name where it is on a hub."""
+    path = Path(place)
+    files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
+    contents = [file.read_bytes() for file in files] if path.exists() else [os.fspath(place).encode()]
+    return hashlib.sha256(b''.join(contents)).hexdigest()[:16]

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from metaft.errors import DataError, WorkdirError
@@ -178,3 +180,26 @@ def test_a_task_is_written_and_read(tmp_path):
         dataclasses.replace(task, reference_seconds=0.0)
     with pytest.raises(DataError, match='nothing'):
         store.read_task(tmp_path / 'nothing.json')
+
+
+def test_a_published_table_lives_in_an_object_store_as_on_a_disk(tmp_path):
+    log = 'memory://collected/measurements-0.jsonl'
+    store.append(log, measurement(run_id='a'))
+    store.append(tmp_path / 'measurements-1.jsonl', measurement(run_id='b'))
+    store.merge_to_parquet([log, tmp_path / 'measurements-1.jsonl'], 'memory://collected/measurements.parquet')
+    assert store.read_parquet('memory://collected/measurements.parquet')['run_id'].tolist() == ['a', 'b']
+
+
+def test_a_table_that_is_damaged_or_of_another_schema_is_named(tmp_path):
+    path = tmp_path / 'measurements.parquet'
+    store.write_parquet([measurement()], path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match='is no Parquet file that can be read'):
+        store.read_parquet(path)
+    path.write_bytes(whole)
+    pq.write_table(pa.table({'schema_version': [99], 'run_id': ['a']}), path)
+    with pytest.raises(DataError, match=f'schema_version 99, this metaft reads {records.SCHEMA_VERSION}'):
+        store.read_parquet(path)
+    with pytest.raises(DataError, match='there is no meta-dataset'):
+        store.read_parquet(tmp_path / 'missing.parquet')

@@ -1,5 +1,6 @@
 """Datasets: files in and out, faults named with file and row, splits."""
 
+import dataclasses
 import json
 
 import pytest
@@ -105,19 +106,63 @@ def test_overlap_is_counted_and_its_rows_named(tmp_path):
     assert len(dataset.load_dataset(train, fine, other, allow_overlap=True).test) == 3
 
 
-def test_hugging_face_directory(tmp_path):
-    datasets = pytest.importorskip('datasets')
-    splits = {'train': ROWS[:6], 'validation': ROWS[6:8], 'test': ROWS[8:9]}
-    columns = {
-        name: datasets.Dataset.from_list([{'question': e.question, 'answer': e.answer, 'context': e.context, 'id': e.id}
-                                          for e in rows])
-        for name, rows in splits.items()
-    }  # fmt: skip
-    datasets.DatasetDict(columns).save_to_disk(tmp_path / 'good')
-    found = dataset.from_hugging_face(tmp_path / 'good')
-    assert (found.train, found.validation, found.test) == tuple(splits.values()) and found.name == 'good'
-    datasets.DatasetDict({'train': columns['train']}).save_to_disk(tmp_path / 'bad')
-    with pytest.raises(DataError, match='the splits train, validation and test are required'):
-        dataset.from_hugging_face(tmp_path / 'bad')
-    with pytest.raises(DataError, match='cannot be loaded'):
-        dataset.from_hugging_face(tmp_path)
+def table(rows):
+    import datasets
+
+    return datasets.Dataset.from_list([dataclasses.asdict(example) for example in rows])
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A directory of the `datasets` library with three splits."""
+    whole = dataset.Dataset('saved', ROWS[:6], ROWS[6:8], ROWS[8:9], 'here')
+    dataset.save_to_disk(whole, tmp_path / 'saved')
+    return tmp_path / 'saved'
+
+
+def test_a_saved_directory_gives_its_splits(saved):
+    found = dataset.load_dataset(saved)
+    assert (found.train, found.validation, found.test) == (ROWS[:6], ROWS[6:8], ROWS[8:9]) and found.name == 'saved'
+
+
+def test_directories_and_files_may_be_mixed(saved, tmp_path):
+    import datasets
+
+    dataset.write_json_lines(tmp_path / 'test.jsonl', ROWS[20:22])
+    assert dataset.load_dataset(saved, test=tmp_path / 'test.jsonl').test == ROWS[20:22]
+    dataset.write_json_lines(tmp_path / 'train.jsonl', ROWS[22:40])
+    found = dataset.load_dataset(tmp_path / 'train.jsonl', validation=saved)
+    assert found.validation == ROWS[6:8] and len(found.train) + len(found.test) == 18
+    table(ROWS[:20]).save_to_disk(tmp_path / 'table')  # no splits
+    found = dataset.load_dataset(tmp_path / 'table', test=tmp_path / 'test.jsonl')
+    assert len(found.train) == 18 and found.test == ROWS[20:22]
+    datasets.DatasetDict({'train': table(ROWS[:20]), 'unsupervised': table(ROWS[20:])}).save_to_disk(tmp_path / 'two')
+    assert len(dataset.load_dataset(tmp_path / 'two').train) == 16
+
+
+def test_faults_of_saved_directories_are_named(saved, tmp_path):
+    import datasets
+
+    def save(name, **splits):
+        datasets.DatasetDict(splits).save_to_disk(tmp_path / name)
+        return tmp_path / name
+
+    with pytest.raises(DataError, match='holds the splits validation, and none named train'):
+        dataset.load_dataset(save('a', validation=table(ROWS[:9])))
+    with pytest.raises(DataError, match=r'1 of 1 examples in .*\(test\)'):
+        dataset.load_dataset(save('b', train=table(ROWS[:9]), test=table(ROWS[:1])))
+    nameless = datasets.Dataset.from_list([{'question': 'a?', 'answers': 'b'}])
+    with pytest.raises(DataError, match="train row 1 has no field 'answer'"):
+        dataset.load_dataset(save('c', train=nameless))
+    with pytest.raises(DataError, match='no dataset that can be loaded'):
+        dataset.load_dataset(save('d', train=table(ROWS[:9]), test=table(ROWS[:1]).select([])))
+    for place in (tmp_path, 'nobody/nothing'):  # a directory of something else; a name, where no hub can be reached
+        with pytest.raises(DataError, match='is no file, and no dataset that can be loaded'):
+            dataset.load_dataset(place)
+
+
+def test_a_fingerprint_follows_the_content(saved, tmp_path):
+    first = dataset.fingerprint(saved)
+    dataset.save_to_disk(dataset.Dataset('saved', ROWS[:5], ROWS[6:8], ROWS[8:9], 'here'), tmp_path / 'other')
+    assert dataset.fingerprint(saved) == first != dataset.fingerprint(tmp_path / 'other')
+    assert dataset.fingerprint('owner/name') != dataset.fingerprint('owner/other')
