@@ -75,7 +75,7 @@ def fit(
       law: the form.
       points: at least one more than the law has constants.
       objective: `least_squares` or `huber`.
-      num_draws: bootstrap resamples.
+      num_draws: bootstrap resamples; 0 where no one asks how sure the fit is, which leaves limits NaN.
       seed: of the resampling.
       fixed: constants that are known, by name, centred as in `Fit.theta_J`.
       centre: what sizes are divided by; their geometric means by default.
@@ -115,6 +115,9 @@ def fit(
     standard_I = (measured_I - predicted_I) * np.sqrt(points.repeats_I) * widen
     shuffled_UI = np.random.default_rng(seed).choice(standard_I, (num_draws, len(points)))
     resampled_UI = predicted_I + shuffled_UI / np.sqrt(points.repeats_I)
+    if num_draws == 0:
+        nothing_UJ, unknown_J2 = np.zeros((0, len(theta_J))), np.full((len(theta_J), 2), np.nan)
+        return measure(law, centre, points, theta_J, nothing_UJ, unknown_J2, num_free)
     descents = [descend(np.tile(start_J, (num_draws, 1)), resampled_UI) for start_J in (theta_J, *rivals_UJ)]
     winner_U = np.argmin([cost_U for _, cost_U in descents], axis=0)
     draws_UJ = np.stack([theta_UJ for theta_UJ, _ in descents])[winner_U, np.arange(num_draws)]
