@@ -84,7 +84,7 @@ def main(settings: Settings) -> None:
     import optax
     from flax import nnx
 
-    from metaft.phi3 import Phi3, Phi3Config
+    from metaft.phi3 import Phi3
     from metaft.tasks import tokenizer as tokenizers
 
     program.prepare_workdir(
@@ -96,18 +96,7 @@ def main(settings: Settings) -> None:
     tokenizer = make_tokenizer(settings)
     special = dict(zip(tokenizers.SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(tokenizers.SPECIAL_TOKENS))))
     end_of_text = special[tokenizers.END_OF_TEXT]
-    config = Phi3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.num_layers,
-        num_attention_heads=settings.num_heads,
-        max_position_embeddings=settings.window,
-        original_max_position_embeddings=settings.window,
-        eos_token_id=end_of_text,
-        pad_token_id=end_of_text,
-    )
-    model = Phi3(config, rngs=nnx.Rngs(settings.seed))
+    model = Phi3(model_config(settings, len(tokenizer), end_of_text), rngs=nnx.Rngs(settings.seed))
     total = settings.num_blocks * settings.block_steps
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, settings.learning_rate, int(settings.warmup_share * total), total
@@ -141,6 +130,23 @@ def main(settings: Settings) -> None:
         left = seconds * (settings.num_blocks - block - 1)
         print(f'block {block + 1}/{settings.num_blocks}, {left:.0f} s left: {_line(curve[-1])}', flush=True)
     finish(settings, nnx.merge(graph, state['params']), tokenizer, curve)
+
+
+def model_config(settings: Settings, vocabulary_size: int, end_of_text: int = 0) -> Any:
+    """Returns the configuration of the model, with the id of the token that ends and pads."""
+    from metaft.phi3 import Phi3Config
+
+    return Phi3Config(
+        vocab_size=vocabulary_size,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        max_position_embeddings=settings.window,
+        original_max_position_embeddings=settings.window,
+        eos_token_id=end_of_text,
+        pad_token_id=end_of_text,
+    )
 
 
 def make_tokenizer(settings: Settings) -> Any:
