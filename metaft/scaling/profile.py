@@ -11,6 +11,8 @@ resamples from a world without it, and beta moves with E. A profile does not car
 estimate fell.
 """
 
+import dataclasses
+
 import numpy as np
 import scipy.stats
 
@@ -19,8 +21,49 @@ from metaft.scaling.laws import Law
 
 _REACH = np.array([0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 6.0])  # where a profile is computed, in the draws' deviations
 _WIDEN, _PASSES = 5.0, 4  # a side that is not reached is looked for this many times further out, at most so often
+_REFINED = 2  # times that a found bracket is divided, by 9 each: a profile has a kink where E reaches its bound
 _SMALLEST_SCALE = 1e-5
 _COEFFICIENT_BOUND = 400.0  # of logarithms of coefficients in the units of the data: the law's own bounds are wider
+
+
+@dataclasses.dataclass
+class _Side:
+    """One limit being looked for: constant j, upwards or downwards, known not to be reached at `value`.
+
+    Values are those of the constant, of E itself for E, on whose scale the cost is parabolic, and `t` is the profile's.
+    `beyond` is None until a value is known at which it is reached.
+    """
+
+    j: int
+    sign: int
+    value: float
+    t: float = 0.0
+    beyond: float | None = None
+    t_beyond: float = np.inf
+    is_at_bound: bool = False
+
+    def wanted(self, scale: float, widened: int) -> np.ndarray:
+        """Returns the values to try next: further out, or within the bracket."""
+        if self.beyond is None:
+            return self.value + self.sign * _REACH * scale * _WIDEN**widened
+        return np.linspace(self.value, self.beyond, len(_REACH) + 2)[1:-1]
+
+    def learn(self, value_K: np.ndarray, t_K: np.ndarray, critical: float, bound: float) -> None:
+        """Moves the bracket to what was found at the values wanted."""
+        t_K = np.maximum.accumulate([self.t, *t_K])[1:]
+        reached = np.flatnonzero(t_K >= critical)
+        if len(reached):
+            self.beyond, self.t_beyond = float(value_K[reached[0]]), float(t_K[reached[0]])
+        last = (reached[0] if len(reached) else len(value_K)) - 1
+        if last >= 0:
+            self.value, self.t = float(value_K[last]), float(t_K[last])
+        self.is_at_bound = self.beyond is None and self.value == bound
+
+    def limit(self, critical: float, bound: float) -> float:
+        """Returns where the profile reaches the critical value, or the bound."""
+        if self.beyond is None:
+            return bound
+        return self.value + (critical - self.t) / (self.t_beyond - self.t) * (self.beyond - self.value)
 
 
 def limits(
@@ -52,47 +95,37 @@ def limits(
         np.where(coefficient_J & (low_J < high_J), sign * _COEFFICIENT_BOUND, bound_J)
         for sign, bound_J in ((-1, low_J), (1, high_J))
     )
-    is_e_J = np.array(
-        [symbol == 'E' for symbol, _ in law.symbols]
-    )  # moved on its own scale, on which cost is parabolic
+    is_e_J = [symbol == 'E' for symbol, _ in law.symbols]
     into = lambda value, j: np.exp(value) if is_e_J[j] else value
     out_of = lambda value, j: np.log(value) if is_e_J[j] else value
+    bound = lambda side: into((low_J if side.sign < 0 else high_J)[side.j], side.j)
     cost = lambda rows_UJ, held: descent.descend(law, rows_UJ, inputs, log_loss_I, repeats_I, np.inf, held)[1]
     best = max(float(cost(theta_J[None], (theta_J, theta_J))[0]), 1e-300)
     critical = scipy.stats.t.ppf(0.5 + level / 2, dof)
-
-    found = np.stack([low_J, high_J], axis=1)
-    pending = {(j, side): (into(theta_J[j], j), 0.0) for j in range(len(theta_J)) if low_J[j] < high_J[j]
-               for side in (0, 1)}  # fmt: skip
     scale_J = [max(float(np.std(into(draws_UJ[:, j], j))), _SMALLEST_SCALE) for j in range(len(theta_J))]
-    for number in range(_PASSES):
-        if not pending:
-            break
-        places, starts = {}, []
-        for j, side in pending:
-            sign = 2 * side - 1
-            wanted = into(theta_J[j], j) + sign * _REACH * scale_J[j] * _WIDEN**number
-            ends = into(low_J[j], j), into(high_J[j], j)
-            places[j, side] = np.clip(wanted, *ends)
-            starts += _starts(theta_J, draws_UJ, j, out_of(places[j, side], j))
-        rows_UJ = np.concatenate(starts)
-        held_J = np.repeat([j for j, _ in pending], 2 * len(_REACH))
-        is_held_UJ = np.arange(len(theta_J))[None] == held_J[:, None]
-        held = tuple(np.where(is_held_UJ, rows_UJ, bound_J) for bound_J in (low_J, high_J))
-        cost_U = cost(rows_UJ, held).reshape(len(pending), 2, len(_REACH)).min(axis=1)
-        t_U = np.sqrt(np.maximum(cost_U - best, 0.0) / best * dof)
-        left = {}
-        for (j, side), t_K in zip(pending, t_U):
-            value_K = np.concatenate([[pending[j, side][0]], places[j, side]])
-            t_K = np.maximum.accumulate([pending[j, side][1], *t_K])
-            beyond = np.flatnonzero(t_K >= critical)
-            if len(beyond):
-                a, b = beyond[0] - 1, beyond[0]
-                share = (critical - t_K[a]) / (t_K[b] - t_K[a])
-                found[j, side] = out_of(value_K[a] + share * (value_K[b] - value_K[a]), j)
-            elif out_of(value_K[-1], j) not in (low_J[j], high_J[j]):
-                left[j, side] = (value_K[-1], t_K[-1])
-        pending = left
+    sides = [_Side(j, sign, into(theta_J[j], j)) for j in np.flatnonzero(low_J < high_J) for sign in (-1, 1)]
+
+    def look(pending: list[_Side], widened: int) -> None:
+        ends = [(into(low_J[side.j], side.j), into(high_J[side.j], side.j)) for side in pending]
+        values = [np.clip(side.wanted(scale_J[side.j], widened), *end) for side, end in zip(pending, ends)]
+        starts = [_starts(theta_J, draws_UJ, side.j, out_of(v, side.j)) for side, v in zip(pending, values)]
+        rows_UJ = np.concatenate([part for pair in starts for part in pair])
+        held_U = np.repeat([side.j for side in pending], 2 * len(_REACH))
+        is_held_UJ = np.arange(len(theta_J))[None] == held_U[:, None]
+        cost_U = cost(rows_UJ, tuple(np.where(is_held_UJ, rows_UJ, bound_J) for bound_J in (low_J, high_J)))
+        t_K = np.sqrt(np.maximum(cost_U.reshape(len(pending), 2, -1).min(axis=1) - best, 0.0) / best * dof)
+        for side, value_K, own_K in zip(pending, values, t_K):
+            side.learn(value_K, own_K, critical, bound(side))
+
+    for widened in range(_PASSES):
+        if pending := [side for side in sides if side.beyond is None and not side.is_at_bound]:
+            look(pending, widened)
+    for _ in range(_REFINED):
+        if pending := [side for side in sides if side.beyond is not None]:
+            look(pending, 0)
+    found = np.stack([low_J, high_J], axis=1)
+    for side in sides:
+        found[side.j, (side.sign + 1) // 2] = out_of(side.limit(critical, bound(side)), side.j)
     return found
 
 
