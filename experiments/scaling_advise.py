@@ -60,6 +60,23 @@ def main(settings: Settings) -> None:
     print(f'written: {workdir / stem}.json and .md')
 
 
+def sentences(directory: Path | None, examples: int) -> list[str]:
+    """Returns the answer for another program's report, with what it rests on; nothing where there is no fit."""
+    if directory is None:
+        return []
+    from metaft.report import scaling_text
+    from metaft.scaling.advice import advise
+
+    fits = read_laws(directory)
+    advice = advise(fits, examples, size_factor(fits, None))
+    points = sum(basis.points for basis in advice.basis.values())
+    return [
+        f'By the laws of {directory} ({len(fits)} groups, {points} points; fitted to their own measurements, not to '
+        f'this task), with {examples:,} training examples:',
+        *scaling_text.sentences(advice),
+    ]
+
+
 def read_laws(directory: Path, form: str | None = None, patterns: tuple[str, ...] = ()) -> dict[str, 'Fit']:
     """Returns the fit of every wanted group, of one form; without irreducible loss where there is no other.
 

@@ -7,6 +7,7 @@ data size and seed; the data sizes are the same for all methods. What a run is, 
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -96,7 +97,7 @@ def tuning(axes: Axes, widths: Sequence[int]) -> list[Run]:
 def configuration(run: Run, learning_rate: float) -> Configuration:
     """Returns the method's default with the run's adapter size and learning rate, without dropout."""
     usual = default_configuration(run.method)
-    own = {
+    own: dict[str, dict[str, Any]] = {
         'full': {},
         'lora': {'rank': run.adapter_size, 'dropout': 0.0},
         'prompt': {'prompt_length': run.adapter_size},

@@ -42,6 +42,15 @@ def test_groups_form_and_workdir_can_be_chosen(fitted, tmp_path, run_experiment)
     assert list(record['basis']) == ['translate/full'] and record['basis']['translate/full']['form'] == 'power'
 
 
+def test_another_programs_report_gets_sentences_and_nothing_without_a_fit(fitted):
+    from experiments import scaling_advise
+
+    assert scaling_advise.sentences(None, 300) == []
+    said = scaling_advise.sentences(fitted, 300)
+    assert '2 groups, 12 points; fitted to their own measurements' in said[0] and '300 training examples' in said[0]
+    assert 'translate/lora' in said[1] and any('Twice the data' in sentence for sentence in said)
+
+
 @pytest.mark.parametrize(
     ('flags', 'sentence'),
     [
