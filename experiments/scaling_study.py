@@ -59,7 +59,7 @@ class Settings:
     pretraining_blocks: int = setting(26, 'blocks of the pretraining, see pretrain')
     pretraining_block_steps: int = setting(1024, 'updates a block')
     transduction_share: float = setting(0.3, 'share of the pretraining documents in the source language')
-    flops_per_second: float = setting(1.0e10, 'of one core, for the estimate of the cost')
+    flops_per_second: float = setting(4.0e10, 'of one core, for the estimate; measured in docs/scaling.md')
     plan: bool = setting(False, 'only print what would be run, and its cost')
     shard: str = setting('0/1', 'I/N: this process does every N-th base, and every N-th cell of the design')
 

@@ -103,7 +103,7 @@ def limits(
     best = max(float(cost(theta_J[None], (theta_J, theta_J))[0]), 1e-300)
     critical = scipy.stats.t.ppf(0.5 + level / 2, dof)
     scale_J = [max(float(np.std(into(draws_UJ[:, j], j))), _SMALLEST_SCALE) for j in range(len(theta_J))]
-    sides = [_Side(j, sign, into(theta_J[j], j)) for j in np.flatnonzero(low_J < high_J) for sign in (-1, 1)]
+    sides = [_Side(int(j), sign, into(theta_J[j], j)) for j in np.flatnonzero(low_J < high_J) for sign in (-1, 1)]
 
     def look(pending: list[_Side], widened: int) -> None:
         ends = [(into(low_J[side.j], side.j), into(high_J[side.j], side.j)) for side in pending]
