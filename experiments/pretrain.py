@@ -8,12 +8,16 @@ minutes on two free cores. Exact match of reading a context rises from the first
 two, of recalled facts from five; at the end about .97 of the facts are known, .92 read from a context of one sentence.
 Yes/no and lettered questions stay at chance. Run again, it resumes from its last checkpoint.
 
+For scaling studies, --hidden_size and its like make other sizes, --checkpoints=N leaves N models on the way in
+`WORKDIR/model-TOKENS`, and --transduction_share mixes in the source language of the translation task.
+
 Training begins on short rows, where little stands between a question and its answer, and ends on packed rows of the
 full length; the first block on long rows costs .1 of exact match, which the next two win back.
 """
 
 import dataclasses
 import functools
+import itertools
 import json
 import random
 import time
@@ -23,6 +27,7 @@ from typing import Any
 
 from experiments import program
 from experiments.program import setting
+from metaft.errors import InputError
 
 SHIPPED = Path(__file__).resolve().parent.parent / 'metaft' / 'assets' / 'phi3_tiny'
 
@@ -48,7 +53,30 @@ class Settings:
     warmup_share: float = setting(0.02, 'share of the updates in which the learning rate rises')
     weight_decay: float = setting(0.01, 'of AdamW')
     answer_weight: float = setting(8.0, 'loss weight of answer tokens, where the knowledge is')
+    transduction_share: float = setting(0.0, 'share of documents in the source language of metaft.tasks.transduction')
+    checkpoints: int = setting(
+        0, 'models to write on the way, at token counts even in their logarithm; the last is whole'
+    )
     seed: int = setting(0, 'of initialisation and documents')
+
+    def __post_init__(self):
+        if not 0 <= self.transduction_share <= 1:
+            raise InputError(f'--transduction_share is {self.transduction_share:g}; it must lie in 0 to 1')
+        if not 0 <= self.checkpoints <= self.num_blocks:
+            raise InputError(f'--checkpoints is {self.checkpoints}; it must lie in 0 to --num_blocks={self.num_blocks}')
+
+    def checkpoint_blocks(self) -> tuple[int, ...]:
+        """Returns after how many blocks a model is written, the last block included."""
+        if self.checkpoints < 2:
+            return (self.num_blocks,) * self.checkpoints
+        wanted = [round(self.num_blocks ** (i / (self.checkpoints - 1))) for i in range(self.checkpoints)]
+        for i in range(1, len(wanted)):  # early ones are less than a block apart
+            wanted[i] = max(wanted[i], wanted[i - 1] + 1)
+        return tuple(wanted)
+
+    def tokens_after(self, blocks: int) -> int:
+        """Returns the tokens trained on after so many blocks, padding included."""
+        return blocks * self.block_steps * self.step_tokens
 
 
 def main(settings: Settings) -> None:
@@ -56,7 +84,7 @@ def main(settings: Settings) -> None:
     import optax
     from flax import nnx
 
-    from metaft.phi3 import Phi3, Phi3Config
+    from metaft.phi3 import Phi3
     from metaft.tasks import tokenizer as tokenizers
 
     program.prepare_workdir(
@@ -68,18 +96,7 @@ def main(settings: Settings) -> None:
     tokenizer = make_tokenizer(settings)
     special = dict(zip(tokenizers.SPECIAL_TOKENS, tokenizer.convert_tokens_to_ids(list(tokenizers.SPECIAL_TOKENS))))
     end_of_text = special[tokenizers.END_OF_TEXT]
-    config = Phi3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=settings.hidden_size,
-        intermediate_size=settings.intermediate_size,
-        num_hidden_layers=settings.num_layers,
-        num_attention_heads=settings.num_heads,
-        max_position_embeddings=settings.window,
-        original_max_position_embeddings=settings.window,
-        eos_token_id=end_of_text,
-        pad_token_id=end_of_text,
-    )
-    model = Phi3(config, rngs=nnx.Rngs(settings.seed))
+    model = Phi3(model_config(settings, len(tokenizer), end_of_text), rngs=nnx.Rngs(settings.seed))
     total = settings.num_blocks * settings.block_steps
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, settings.learning_rate, int(settings.warmup_share * total), total
@@ -106,16 +123,39 @@ def main(settings: Settings) -> None:
         seconds = time.perf_counter() - start
         curve.append({'tokens': (block + 1) * settings.block_steps * settings.step_tokens, 'train_loss': train_loss})
         curve[-1] |= {'seconds': seconds} | evaluate(state['params'])
+        if block + 1 in settings.checkpoint_blocks():
+            directory = settings.workdir / f'model-{curve[-1]["tokens"]}'
+            write_model(settings, nnx.merge(graph, state['params']), tokenizer, curve, directory)
         save(settings.workdir, state, curve)
         left = seconds * (settings.num_blocks - block - 1)
         print(f'block {block + 1}/{settings.num_blocks}, {left:.0f} s left: {_line(curve[-1])}', flush=True)
     finish(settings, nnx.merge(graph, state['params']), tokenizer, curve)
 
 
+def model_config(settings: Settings, vocabulary_size: int, end_of_text: int = 0) -> Any:
+    """Returns the configuration of the model, with the id of the token that ends and pads."""
+    from metaft.phi3 import Phi3Config
+
+    return Phi3Config(
+        vocab_size=vocabulary_size,
+        hidden_size=settings.hidden_size,
+        intermediate_size=settings.intermediate_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        max_position_embeddings=settings.window,
+        original_max_position_embeddings=settings.window,
+        eos_token_id=end_of_text,
+        pad_token_id=end_of_text,
+    )
+
+
 def make_tokenizer(settings: Settings) -> Any:
-    from metaft.tasks import pretraining, tokenizer
+    from metaft.tasks import pretraining, tokenizer, transduction
 
     texts = pretraining.tokenizer_texts(random.Random(f'tokenizer {settings.seed}'), 20_000)
+    if settings.transduction_share:
+        own = transduction.documents(random.Random(f'tokenizer of two languages {settings.seed}'))
+        texts = itertools.chain(texts, itertools.islice(own, round(20_000 * settings.transduction_share)))
     return tokenizer.train_tokenizer(texts, settings.vocabulary_size, settings.window)
 
 
@@ -142,12 +182,13 @@ def make_update(graph: Any, optimizer: Any) -> Any:
 
 def block_batches(settings: Settings, tokenizer: Any, block: int) -> Any:
     """Yields the batches of one block; fixed by the seed and the block, so that a resumed run is the same."""
-    from metaft.tasks import pretraining
+    from metaft.tasks import pretraining, transduction
 
     is_short = block < round(settings.short_share * settings.num_blocks)
     length = settings.short_row_length if is_short else settings.row_length
     batch = settings.step_tokens // length
-    source = pretraining.documents(random.Random(f'pretraining {settings.seed} {block}'))
+    generator = random.Random(f'pretraining {settings.seed} {block}')
+    source = transduction.mixed_documents(generator, settings.transduction_share)
     rows = pretraining.packed_rows(tokenizer, source, batch * settings.block_steps, length, settings.answer_weight)
     for step in range(settings.block_steps):
         yield tuple(array[step * batch : (step + 1) * batch] for array in rows)
@@ -219,10 +260,16 @@ def restore(workdir: Path, state: Any) -> tuple[Any, list[dict[str, float]]]:
 
 
 def finish(settings: Settings, model: Any, tokenizer: Any, curve: list[dict[str, float]]) -> None:
+    """Writes the model, and says where."""
+    directory = settings.workdir / 'model'
+    write_model(settings, model, tokenizer, curve, directory)
+    print(f'{directory}: {_line(curve[-1])}')
+
+
+def write_model(settings: Settings, model: Any, tokenizer: Any, curve: list[dict[str, float]], directory: Path) -> None:
     """Writes the Hugging Face directory with tokenizer and record."""
     from metaft import phi3
 
-    directory = settings.workdir / 'model'
     phi3.save_pretrained(model, directory)
     tokenizer.save_pretrained(directory)
     given = [f'--{f.name}={getattr(settings, f.name)}' for f in dataclasses.fields(settings)
@@ -235,7 +282,6 @@ def finish(settings: Settings, model: Any, tokenizer: Any, curve: list[dict[str,
         'curve': [{name: round(value, 4) for name, value in point.items()} for point in curve],
     }
     program.write_json(directory / 'pretraining.json', record)
-    print(f'{directory}: {_line(curve[-1])}')
 
 
 if __name__ == '__main__':

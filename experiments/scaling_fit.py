@@ -8,8 +8,8 @@ group, with and without irreducible loss, and compares them by their error at th
 Thirty groups take about a minute on two cores.
 
 Leaves in the working directory `results.json` (errors by form, constants with 95 % intervals, what is not identified
-or was refused, what was left out), `laws.json` (the fits with their bootstrap draws), `curves.png` (the best form,
-held-out points as crosses) and `residuals.png`.
+or was refused, what was left out), `laws.json` (the fits with their draws, for `scaling_advise`), `curves.png` (the
+best form, held-out points as crosses) and `residuals.png`.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from experiments import program
 from experiments.program import setting
 from metaft.errors import DataError, InputError
 from metaft.report import law_plots
-from metaft.scaling import comparison, fitting, laws, tables
+from metaft.scaling import archive, comparison, fitting, laws, tables
 from metaft.scaling.comparison import FormFits
 
 
@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
         'seed': settings.seed,
         'versions': program.versions(),
     }
-    program.write_json(workdir / 'laws.json', [record(*item) for item in all_fits(forms)])
+    program.write_json(workdir / 'laws.json', [archive.to_record(*item) for item in all_fits(forms)])
     draw(forms, results['best']['heldout_log_rmsd'] or results['best']['aicc'], workdir)
     program.write_json(workdir / 'results.json', results)
     report(results, workdir)
@@ -104,17 +104,6 @@ def all_fits(forms: dict[str, tuple[FormFits, FormFits]]):
     for variants in forms.values():
         for variant in variants:
             yield from variant.fits.items()
-
-
-def record(group: str, fit: fitting.Fit) -> dict[str, Any]:
-    """Returns what is needed to predict from a fit again."""
-    return {
-        'group': group,
-        **dataclasses.asdict(fit.law),
-        'constants': comparison.constants(fit),
-        'noise': fit.noise,
-        'draws': laws.constants(fit.law, fit.draws_UJ, fit.centre),
-    }
 
 
 def draw(forms: dict[str, tuple[FormFits, FormFits]], best: str | None, workdir: Path) -> None:
@@ -144,6 +133,8 @@ def report(results: dict[str, Any], workdir: Path) -> None:
             )
         for group, reason in list(said['refused'].items())[:3]:
             print(f'    refused {group}: {reason}')
+        for group, names in list(said['constant_factors'].items())[:3]:
+            print(f'    {group}: {", ".join(names)} has one value, so its law leaves it out')
     print(f'best: {", ".join(f"{form} by {key}" for key, form in results["best"].items() if form)}')
     print(f'written: {workdir}/results.json, laws.json, curves.png, residuals.png')
 

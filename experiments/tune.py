@@ -19,7 +19,7 @@ import time
 import typing
 from pathlib import Path
 
-from experiments import program
+from experiments import program, scaling_advise
 from experiments.program import setting
 from metaft.errors import BudgetError, ConfigurationError, InputError
 
@@ -66,6 +66,7 @@ class Settings:
     compare: bool | None = setting(None, 'also run the default configuration; by default only in the demonstration')
     search: str = setting('freeze_thaw', 'who decides', choices=('freeze_thaw', 'random'))
     width: int | None = setting(None, 'runs trained together; 1 on a CPU and 8 on an accelerator if empty')
+    scaling_fit: Path | None = setting(None, 'workdir of scaling_fit: the report then says what more data would bring')
     allow_overlap: bool = setting(False, 'accept training questions that are asked again in validation or test')
     seed: int = setting(0, 'of split, candidates and runs')
 
@@ -124,6 +125,8 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     from metaft.tasks.tokenizer import load_tokenizer
     from metaft.tuning import problem as problems
 
+    if settings.scaling_fit is not None:  # laws that cannot be read are told before the budget is spent
+        scaling_advise.read_laws(settings.scaling_fit)
     dataset, surrogate = load_data(settings), Surrogate.load(settings.surrogate)
     candidates = problems.draw_candidates(
         settings.methods or (DEMONSTRATION_METHODS if settings.is_demonstration else ()),
@@ -353,6 +356,7 @@ def report(
         ranking=ranking,
         next_suggestion=again[0] if again else None,
         next_command=command(dataclasses.replace(settings, budget_seconds=2 * settings.budget_seconds)),
+        scaling=scaling_advise.sentences(settings.scaling_fit, len(problem.dataset.train)),
         warnings=problem.warnings,
         versions=results['versions'],
         seed=settings.seed,
@@ -363,6 +367,8 @@ def report(
     console.results(
         {'no finetuning': data.zero_shot, 'default configuration': data.default, 'incumbent': data.incumbent}
     )
+    for sentence in data.scaling:
+        console.say(sentence)
     console.say(f'report: {settings.workdir / "report.html"}')
 
 

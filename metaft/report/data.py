@@ -69,6 +69,7 @@ class ReportData:
       default: the default configuration with the same budget of its own; None where it was not run.
       next_suggestion: what the search would advance if the same budget were given again; None when it would stop.
       next_command: the command line that does so.
+      scaling: sentences on what more data or a larger model would bring, where scaling laws were given.
       warnings: sentences; a task or a base model outside of what the surrogate has seen, say.
       versions: of packages and machine.
       seed: of the job.
@@ -90,6 +91,7 @@ class ReportData:
     default: Outcome | None = None
     next_suggestion: Suggestion | None = None
     next_command: str = ''
+    scaling: Sequence[str] = ()
     warnings: Sequence[str] = ()
     versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     seed: int = 0

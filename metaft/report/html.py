@@ -55,6 +55,7 @@ def render(data: ReportData) -> str:
         budget=wording.seconds(data.budget_seconds),
         next_step=wording.next_step(data),
         next_command=data.next_command,
+        scaling=list(data.scaling),
         versions=dict(data.versions),
         seed=data.seed,
     )

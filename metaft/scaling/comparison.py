@@ -23,11 +23,14 @@ class FormFits:
       fits: by group.
       held_out: by fitted group, the points kept out, as the form sees them; may be empty.
       refused: by group, why there is no fit.
+      constant_factors: by group, factors that its law leaves out since they have one value there (full tuning has no
+        adapter size).
     """
 
     fits: Mapping[str, Fit]
     held_out: Mapping[str, Points]
     refused: Mapping[str, str]
+    constant_factors: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def errors(self) -> dict[str, dict[str, float]]:
         """Returns by group `fit_log_rmsd`, `heldout_log_rmsd` (NaN: nothing was kept out), `aicc` and `points`."""
@@ -60,19 +63,23 @@ def fit_form(
       unshared: factors that take no part in beta and E (see `series`).
       **options: of `fitting.fit`.
     """
-    fits, held_out, refused = {}, {}, {}
+    fits, held_out, refused, constant = {}, {}, {}, {}
     for name, group in groups.items():
         kept, rest = points.split_largest(group, heldout_largest)
-        law = Law(form, () if form in ('power', 'rectified') else group.factors, irreducible)
+        if form not in ('power', 'rectified'):
+            varied = [factor for factor, values in zip(group.factors, kept.factors_IX.T) if len(np.unique(values)) > 1]
+            if 0 < len(varied) < len(group.factors):
+                constant[name] = tuple(factor for factor in group.factors if factor not in varied)
+                kept, rest = kept.only(varied), rest.only(varied)
+        law = Law(form, () if form in ('power', 'rectified') else kept.factors, irreducible)
         as_seen = (lambda part: series.of_factors(part, part.factors)) if form in BY_SERIES else (lambda part: part)
+        alone = tuple(factor for factor in unshared if factor in kept.factors)
         if reason := identification.refusal(law, as_seen(kept)):
             refused[name] = reason
             continue
-        fits[name] = (
-            series.fit(law, kept, unshared, **options) if form in BY_SERIES else fitting.fit(law, kept, **options)
-        )
+        fits[name] = series.fit(law, kept, alone, **options) if form in BY_SERIES else fitting.fit(law, kept, **options)
         held_out[name] = as_seen(rest) if len(rest) else rest
-    return FormFits(fits, held_out, refused)
+    return FormFits(fits, held_out, refused, constant)
 
 
 def describe(with_e: FormFits, without_e: FormFits) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def describe(with_e: FormFits, without_e: FormFits) -> dict[str, Any]:
         'intervals': {group: identification.intervals(fit) for group, fit in with_e.fits.items()},
         'not_identified': {group: found for group, found in open_of.items() if found},
         'refused': dict(with_e.refused),
+        'constant_factors': dict(with_e.constant_factors),
         'by_group': with_e.errors(),
         'without_irreducible': {
             **_means(without_e),

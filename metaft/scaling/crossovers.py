@@ -45,7 +45,7 @@ def crossover(
       first, second: fits of the two methods.
       factors: the other sizes, by name.
       smallest, largest: the range of finetuning examples to look in.
-      along: the factor whose series is meant, where a law keeps one a factor; its first one by default.
+      along: see `points_at`.
 
     Raises:
       DataError: an empty range, or a size missing from `factors`.
@@ -54,9 +54,10 @@ def crossover(
         raise DataError(f'a range of data sizes from {smallest:g} to {largest:g} has nothing in it')
     sizes_I = np.geomspace(smallest, largest, _GRID + 1)
     log_size_I = np.log(sizes_I)
+    ends = [points_at(fit, sizes_I, factors, along) for fit in (first, second)]
     gaps = []  # log loss of the first minus that of the second, at the estimates and at the draws
     for predict, axis in ((fitting.predict, 0), (fitting.predict_draws, 1)):
-        one, two = (np.log(predict(fit, _points_at(fit, sizes_I, factors, along))) for fit in (first, second))
+        one, two = (np.log(predict(fit, at)) for fit, at in zip((first, second), ends))
         count = min(one.shape[0], two.shape[0]) if axis else None
         gaps.append(one[:count] - two[:count])
     estimate = _first_root(log_size_I, gaps[0])
@@ -74,9 +75,20 @@ def crossover(
     )
 
 
-def _points_at(fit: Fit, sizes_I: np.ndarray, factors: Mapping[str, float], along: str | None) -> Points:
+def points_at(fit: Fit, sizes_I: np.ndarray, factors: Mapping[str, float], along: str | None = None) -> Points:
+    """Returns points to predict at: data sizes, with the other sizes fixed.
+
+    Args:
+      fit: of any form.
+      sizes_I: finetuning examples.
+      factors: the other sizes, by name; those that the law does not speak of are not looked at.
+      along: the factor whose series is meant, where a law keeps one a factor; the first where it has none of that name.
+
+    Raises:
+      DataError: a size that the law speaks of is missing from `factors`.
+    """
     names = fit.points.factors
-    along = along or (fit.law.factors[0] if fit.law.factors else None)
+    along = along if along in fit.law.factors else next(iter(fit.law.factors), None)
     wanted = fit.law.factors if fit.law.form == 'all_factors' else tuple(filter(None, [along]))
     for name in wanted:
         if name not in names or name not in factors:

@@ -5,31 +5,24 @@ The objective is on the residual of the log loss, weighted by repeats:
     least_squares   sum w r^2 / 2, the maximum likelihood for relative noise; the default
     huber           sum w huber(r; delta = 1e-3), that of arXiv 2402.17193
 
-All starts descend together, in one compiled program of damped Gauss-Newton steps (reweighted for Huber); SciPy's L-BFGS
-with JAX gradients, the paper's optimizer, then finishes from the best of them. The paper's constants are double
-precision here too, in a context of its own: nothing global is changed.
+How sure the constants are, two ways. Draws of all of them together, by a bootstrap, for anything computed from a fit:
+predictions, crossovers. Limits of each one, by its profile (`profile`), which the draws get wrong at E = 0. How the
+optimum is reached is `descent`'s.
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 import scipy.stats
 
 from metaft.errors import DataError, InputError
-from metaft.scaling import laws
+from metaft.scaling import descent, laws, profile
 from metaft.scaling.laws import Centre, Law
 from metaft.scaling.points import Points
 
 OBJECTIVES = ('least_squares', 'huber')
 HUBER_DELTA = 1e-3
-_STEPS = 120
-_PAD = 16  # points are padded to a multiple of this, so that groups of nearly equal size share a program
-_CHUNK = 64  # descents go together in chunks of this many, so that starts and resamples share a program
 _RIVAL_COST = 1.5  # other optima within this factor of the best cost are starts for the bootstrap too
 
 
@@ -42,6 +35,7 @@ class Fit:
       points: what it was fitted to.
       theta_J: the centred constants.
       draws_UJ: the same for bootstrap resamples; the spread of anything computed from them is its uncertainty.
+      limits_J2: 95 % limits of each constant in the units of the data, coefficients and E as logarithms.
       residuals_I: log measured minus log predicted loss.
       dof: points less constants.
       noise: standard deviation of the log loss of one measurement, estimated from the residuals.
@@ -54,6 +48,7 @@ class Fit:
     points: Points
     theta_J: np.ndarray
     draws_UJ: np.ndarray
+    limits_J2: np.ndarray
     residuals_I: np.ndarray
     dof: int
     noise: float
@@ -80,7 +75,7 @@ def fit(
       law: the form.
       points: at least one more than the law has constants.
       objective: `least_squares` or `huber`.
-      num_draws: bootstrap resamples.
+      num_draws: bootstrap resamples; 0 where no one asks how sure the fit is, which leaves limits NaN.
       seed: of the resampling.
       fixed: constants that are known, by name, centred as in `Fit.theta_J`.
       centre: what sizes are divided by; their geometric means by default.
@@ -105,46 +100,58 @@ def fit(
     inputs = centre.inputs(points)
     measured_I = np.log(points.loss_I)
     delta = HUBER_DELTA if objective == 'huber' else np.inf
-    descend = lambda theta_UJ, measured: _descend_all(
+    descend = lambda theta_UJ, measured: descent.descend(
         law, theta_UJ, inputs, measured, points.repeats_I, delta, (low_J, high_J)
     )
 
     theta_UJ, cost_U = descend(starts_UJ, measured_I)
     best_J = theta_UJ[np.argmin(cost_U)]
-    theta_J = _finish(law, best_J, inputs, measured_I, points.repeats_I, delta, (low_J, high_J))
+    theta_J = descent.finish(law, best_J, inputs, measured_I, points.repeats_I, delta, (low_J, high_J))
     rivals_UJ = _distinct(theta_UJ[cost_U < _RIVAL_COST * cost_U.min()], theta_J)
 
-    predicted_I = _log_loss(law, theta_J, inputs)
+    predicted_I = descent.log_loss(law, theta_J[None], inputs)[0]
     dof = len(points) - num_free
     widen = np.sqrt(len(points) / dof) * scipy.stats.t.ppf(0.975, dof) / scipy.stats.norm.ppf(0.975)
     standard_I = (measured_I - predicted_I) * np.sqrt(points.repeats_I) * widen
     shuffled_UI = np.random.default_rng(seed).choice(standard_I, (num_draws, len(points)))
     resampled_UI = predicted_I + shuffled_UI / np.sqrt(points.repeats_I)
+    if num_draws == 0:
+        nothing_UJ, unknown_J2 = np.zeros((0, len(theta_J))), np.full((len(theta_J), 2), np.nan)
+        return measure(law, centre, points, theta_J, nothing_UJ, unknown_J2, num_free)
     descents = [descend(np.tile(start_J, (num_draws, 1)), resampled_UI) for start_J in (theta_J, *rivals_UJ)]
     winner_U = np.argmin([cost_U for _, cost_U in descents], axis=0)
     draws_UJ = np.stack([theta_UJ for theta_UJ, _ in descents])[winner_U, np.arange(num_draws)]
-    return measure(law, centre, points, theta_J, draws_UJ, num_free)
+    limits_J2 = _limits(law, centre, points, theta_J, draws_UJ, dof, (low_J, high_J), objective)
+    return measure(law, centre, points, theta_J, draws_UJ, limits_J2, num_free)
 
 
-def measure(law: Law, centre: Centre, points: Points, theta_J: np.ndarray, draws_UJ: np.ndarray, num_free: int) -> Fit:
+def measure(
+    law: Law,
+    centre: Centre,
+    points: Points,
+    theta_J: np.ndarray,
+    draws_UJ: np.ndarray,
+    limits_J2: np.ndarray,
+    num_free: int,
+) -> Fit:
     """Returns the fit of constants already found, with its residuals and what follows from them."""
-    residuals_I = np.log(points.loss_I) - _log_loss(law, theta_J, centre.inputs(points))
+    residuals_I = np.log(points.loss_I) - descent.log_loss(law, theta_J[None], centre.inputs(points))[0]
     square = float(np.sum(points.repeats_I * residuals_I**2))
     mean_square = square / float(points.repeats_I.sum())
     dof = len(points) - num_free
     aicc = _aicc(len(points), num_free, mean_square)
-    return Fit(law, centre, points, theta_J, draws_UJ, residuals_I, dof, (square / dof) ** 0.5, mean_square**0.5, aicc)
+    noise, fit_log_rmsd = (square / dof) ** 0.5, mean_square**0.5
+    return Fit(law, centre, points, theta_J, draws_UJ, limits_J2, residuals_I, dof, noise, fit_log_rmsd, aicc)
 
 
 def predict(fit: Fit, points: Points) -> np.ndarray:
     """Returns the losses [I] that a fitted law gives at the points' sizes."""
-    return np.exp(_log_loss(fit.law, fit.theta_J, fit.centre.inputs(points)))
+    return np.exp(descent.log_loss(fit.law, fit.theta_J[None], fit.centre.inputs(points))[0])
 
 
 def predict_draws(fit: Fit, points: Points, seed: int | None = None) -> np.ndarray:
     """Returns losses [U, I], one row a bootstrap draw; with a seed, of new measurements, their noise included."""
-    with jax.enable_x64(True):
-        log_UI = np.array(_log_loss_of_all(fit.law, fit.draws_UJ, *fit.centre.inputs(points)))
+    log_UI = descent.log_loss(fit.law, fit.draws_UJ, fit.centre.inputs(points))
     if seed is not None:
         noise_UI = np.random.default_rng(seed).standard_t(fit.dof, log_UI.shape) * fit.noise
         log_UI += noise_UI / np.sqrt(points.repeats_I)
@@ -176,102 +183,11 @@ def _aicc(num_points: int, num_constants: int, mean_square: float) -> float:
     return num_points * float(np.log(max(mean_square, 1e-30))) + 2 * k + correction
 
 
-def _log_loss(law: Law, theta_J: np.ndarray, inputs: tuple[np.ndarray, ...]) -> np.ndarray:
-    with jax.enable_x64(True):
-        return np.array(_log_loss_of_all(law, theta_J[None], *inputs))[0]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _log_loss_of_all(law: Law, theta_UJ, d_I, x_IX, member_IX):
-    return jax.vmap(lambda theta_J: laws.log_loss(law, theta_J, d_I, x_IX, member_IX))(theta_UJ)
-
-
-# ---------------------------------------------------------------- descent
-
-
-def _descend_all(law, theta_UJ, inputs, measured, repeats_I, delta, limits) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (theta_UJ, cost_U) at the end of every start's descent; `measured` is [I], or [U, I] a row a start."""
-    padding = -len(repeats_I) % _PAD
-    pad = lambda array: np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
-    fixed = (*map(pad, inputs), pad(repeats_I), delta, *limits)
-    measured_UI = np.pad(np.broadcast_to(measured, (len(theta_UJ), len(repeats_I))), [(0, 0), (0, padding)])
-    chunks = []
-    with jax.enable_x64(True):
-        for first in range(0, len(theta_UJ), _CHUNK):
-            rows = np.minimum(np.arange(first, first + _CHUNK), len(theta_UJ) - 1)  # the last row fills the last chunk
-            chunks.append([np.array(part) for part in _descent(law, theta_UJ[rows], measured_UI[rows], *fixed)])
-    theta_UJ, cost_U = (np.concatenate(parts)[: len(theta_UJ)] for parts in zip(*chunks))
-    return theta_UJ, cost_U
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _descent(law: Law, theta_UJ, measured_UI, d_I, x_IX, member_IX, repeats_I, delta, low_J, high_J):
-    """Damped Gauss-Newton within bounds, from every start at once; a step that does not lower the cost is undone."""
-
-    def descend(theta_J, measured_I):
-        residual = lambda theta_J: laws.log_loss(law, theta_J, d_I, x_IX, member_IX) - measured_I
-        jacobian = jax.jacfwd(residual)
-        cost_at = lambda theta_J: jnp.sum(repeats_I * _huber(residual(theta_J), delta))
-
-        def step(state, _):
-            theta_J, cost, damping = state
-            residual_I, jacobian_IJ = residual(theta_J), jacobian(theta_J)
-            weight_I = repeats_I / jnp.maximum(1.0, jnp.abs(residual_I) / delta)
-            gradient_J = jacobian_IJ.T @ (weight_I * residual_I)
-            # A constant at its bound that would leave it, or that is fixed, takes no part in the step.
-            stuck_J = (
-                ((theta_J <= low_J) & (gradient_J > 0)) | ((theta_J >= high_J) & (gradient_J < 0)) | (low_J == high_J)
-            )
-            jacobian_IJ = jnp.where(stuck_J[None], 0.0, jacobian_IJ)
-            hessian_JJ = jacobian_IJ.T @ (weight_I[:, None] * jacobian_IJ)
-            diagonal_J = damping * jnp.diag(hessian_JJ) + 1e-14 + stuck_J.astype(theta_J.dtype)
-            move_J = jnp.linalg.solve(hessian_JJ + jnp.diag(diagonal_J), jnp.where(stuck_J, 0.0, gradient_J))
-            new_J = jnp.clip(theta_J - move_J, low_J, high_J)
-            new_cost = cost_at(new_J)
-            better = new_cost < cost
-            damping = jnp.clip(jnp.where(better, damping / 4, damping * 5), 1e-12, 1e12)
-            return (jnp.where(better, new_J, theta_J), jnp.where(better, new_cost, cost), damping), None
-
-        theta_J = jnp.clip(theta_J, low_J, high_J)
-        state = (theta_J, cost_at(theta_J), jnp.float64(1e-2))
-        (theta_J, cost, _), _ = jax.lax.scan(step, state, length=_STEPS)
-        return theta_J, cost
-
-    return jax.vmap(descend)(theta_UJ, measured_UI)
-
-
-def _huber(residual_I, delta):
-    """r^2 / 2 up to delta, delta (|r| - delta / 2) beyond; least squares where delta is infinite."""
-    size_I = jnp.abs(residual_I)
-    inner_I = jnp.minimum(size_I, delta)
-    return inner_I * (size_I - inner_I / 2)
-
-
-def _finish(law, theta_J, inputs, measured_I, repeats_I, delta, limits) -> np.ndarray:
-    """Returns the optimum that SciPy's bounded L-BFGS reaches from `theta_J`, or `theta_J` where that is as good."""
-    with jax.enable_x64(True):
-        arguments = (*inputs, measured_I, repeats_I, delta)
-        start_cost = max(float(_cost(law, theta_J, *arguments)[0]), 1e-300)
-
-        def scaled(theta_J):  # SciPy's tolerance is relative to at least one
-            value, gradient_J = _cost(law, theta_J, *arguments)
-            return float(value) / start_cost, np.array(gradient_J) / start_cost
-
-        found = scipy.optimize.minimize(
-            scaled,
-            theta_J,
-            jac=True,
-            method='L-BFGS-B',
-            bounds=list(zip(*limits)),
-            options={'maxiter': 500, 'ftol': 1e-14},
-        )
-    return found.x if found.fun < 1.0 else theta_J
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _cost(law: Law, theta_J, d_I, x_IX, member_IX, measured_I, repeats_I, delta):
-    def cost(theta_J):
-        residual_I = laws.log_loss(law, theta_J, d_I, x_IX, member_IX) - measured_I
-        return jnp.sum(repeats_I * _huber(residual_I, delta))
-
-    return jax.value_and_grad(cost)(theta_J)
+def _limits(law, centre, points, theta_J, draws_UJ, dof, bounds, objective) -> np.ndarray:
+    """Returns the limits [J, 2] by profiles; for Huber, whose cost is no likelihood, the percentiles of the draws."""
+    in_units = lambda theta_UJ: laws.constants(law, theta_UJ, centre, logarithms=True)
+    if objective == 'huber':
+        return np.percentile(in_units(draws_UJ), [2.5, 97.5], axis=0).T
+    inputs = Centre(0.0, (0.0,) * points.factors_IX.shape[1]).inputs(points)
+    value_J, value_UJ = in_units(theta_J[None])[0], in_units(draws_UJ)
+    return profile.limits(law, value_J, value_UJ, inputs, np.log(points.loss_I), points.repeats_I, dof, bounds)

@@ -1,8 +1,8 @@
 """Which constants of a fit the data settle, and which they leave open.
 
 A law may describe the points well while its constants trade off against each other: over one decade of data, a small
-exponent with no irreducible loss and a large one with much look alike. The bootstrap shows it, and a constant that it
-leaves open is named with its interval instead of being printed as a number.
+exponent with no irreducible loss and a large one with much look alike. Their intervals show it, and a constant that
+they leave open is named with its interval instead of being printed as a number.
 """
 
 import numpy as np
@@ -20,18 +20,17 @@ COEFFICIENT_FACTOR = 10.0
 MIN_RELATIVE_SPREAD = 1e-6  # losses closer together than this carry no law
 
 
-def intervals(fit: Fit, level: float = 0.95) -> dict[str, tuple[float, float]]:
-    """Returns the percentile interval of every constant, in the units of the data."""
-    values_UJ = laws.constants(fit.law, fit.draws_UJ, fit.centre)
-    low_J, high_J = np.percentile(values_UJ, [50 * (1 - level), 50 * (1 + level)], axis=0)
-    return {name: (float(low), float(high)) for name, low, high in zip(fit.law.names, low_J, high_J)}
+def intervals(fit: Fit) -> dict[str, tuple[float, float]]:
+    """Returns the 95 % interval of every constant, in the units of the data."""
+    is_log_J = np.array([symbol in laws.LOGARITHMIC for symbol, _ in fit.law.symbols])
+    with np.errstate(over='ignore'):
+        limits_J2 = np.where(is_log_J[:, None], np.exp(fit.limits_J2), fit.limits_J2)
+    return {name: (float(low), float(high)) for name, (low, high) in zip(fit.law.names, limits_J2)}
 
 
 def open_constants(fit: Fit) -> dict[str, str]:
     """Returns a sentence for every constant that the data leave open; none is missing where all are settled."""
-    low_J, high_J = np.percentile(
-        laws.constants(fit.law, fit.draws_UJ, fit.centre, logarithms=True), [2.5, 97.5], axis=0
-    )
+    low_J, high_J = fit.limits_J2.T
     value_J = laws.constants(fit.law, fit.theta_J[None], fit.centre, logarithms=True)[0]
     found = {}
     for name, (symbol, _), low, high, value in zip(fit.law.names, fit.law.symbols, low_J, high_J, value_J):

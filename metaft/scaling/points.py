@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from metaft.errors import DataError
 
@@ -36,11 +37,20 @@ class Points:
         arrays = {f.name: getattr(self, f.name)[keep_I] for f in dataclasses.fields(self) if f.name != 'factors'}
         return dataclasses.replace(self, **arrays)
 
+    def only(self, factors: Sequence[str]) -> 'Points':
+        """Returns the same rows with these factors and no others."""
+        chosen = [self.factors.index(name) for name in factors]
+        num = len(self), len(chosen)
+        member_IX = np.ones(num) if len(chosen) == 1 else np.zeros(num)
+        return dataclasses.replace(
+            self, factors_IX=self.factors_IX[:, chosen], member_IX=member_IX, factors=tuple(factors)
+        )
+
 
 def make(
-    loss: Sequence[float],
-    data_size: Sequence[float],
-    factors: Sequence[Sequence[float]] = (),
+    loss: npt.ArrayLike,
+    data_size: npt.ArrayLike,
+    factors: Sequence[npt.ArrayLike] = (),
     names: Sequence[str] = (),
 ) -> Points:
     """Returns points from measurements, repeats at equal sizes averaged.

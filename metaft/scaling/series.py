@@ -50,19 +50,24 @@ def fit(law: Law, points: Points, unshared: tuple[str, ...] = (), **options) -> 
     if not shared:
         raise DataError(f'beta and E need a factor to be fitted with; {", ".join(unshared)} may not all be unshared')
     centre = Centre.of(everything)
-    found: dict[tuple[str, str | None], tuple[float, np.ndarray]] = {}  # (symbol, factor): value and draws
+    found: dict[
+        tuple[str, str | None], tuple[float, np.ndarray, np.ndarray]
+    ] = {}  # (symbol, factor): value, draws, limits
     common: dict[str, float] = {}
     for factors in (shared, *((name,) for name in unshared)):
         part = dataclasses.replace(law, factors=factors)
         inside = Centre(centre.d, tuple(centre.x_X[law.factors.index(name)] for name in factors))
         one = fitting.fit(part, of_factors(points, factors), fixed=common, centre=inside, **options)
         for j, (symbol, x) in enumerate(part.symbols):
-            found.setdefault((symbol, None if x is None else factors[x]), (one.theta_J[j], one.draws_UJ[:, j]))
+            found.setdefault(
+                (symbol, None if x is None else factors[x]), (one.theta_J[j], one.draws_UJ[:, j], one.limits_J2[j])
+            )
         common = {name: found[name, None][0] for name in ('beta', 'E') if (name, None) in found}
     keys = [(symbol, None if x is None else law.factors[x]) for symbol, x in law.symbols]
     theta_J = np.array([found[key][0] for key in keys])
     draws_UJ = np.stack([found[key][1] for key in keys], axis=1)
-    return fitting.measure(law, centre, everything, theta_J, draws_UJ, len(keys))
+    limits_J2 = np.stack([found[key][2] for key in keys])
+    return fitting.measure(law, centre, everything, theta_J, draws_UJ, limits_J2, len(keys))
 
 
 def _mode(values: np.ndarray) -> float:

@@ -156,6 +156,7 @@ BAD = [
     (('--model=no/where/at/all',), 'no directory'),
     (('--max_examples=4',), 'raise --max_examples'),
     (('--surrogate=nowhere',), 'no surrogate'),
+    (('--scaling_fit=nowhere',), 'nowhere holds no laws.json'),
     (('--workdir=/proc/metaft',), 'cannot be used'),
     (('--width=0',), 'at least 1'),
 ]

@@ -89,6 +89,12 @@ def test_a_job_without_results_and_another_metric_have_a_page_too(changes):
     assert page.open == [] and not any(part.strip() in ('None', 'nan') for part in page.text)
 
 
+def test_scaling_laws_are_told_of_only_where_there_are_some(rendered):
+    assert 'id="scaling"' not in rendered
+    page = report_html.render(report_data(scaling=('Twice the data would change the loss by -0.1.',)))
+    assert 'More data, or a larger model' in page and 'Twice the data would change the loss by -0.1.' in page
+
+
 def test_the_page_can_be_made_again_from_the_workdir(tmp_path, rendered):
     data = report_data()
     archive.save(tmp_path / 'report.npz', data)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.optimize
+import scipy.stats
 
 from metaft.errors import DataError
 from metaft.scaling import comparison, crossovers, fitting, identification, points, series
@@ -104,6 +105,28 @@ def test_intervals_and_bands_cover():
         low_I, high_I = np.percentile(fitting.predict_draws(fit, rest, seed=seed), [2.5, 97.5], axis=0)
         bands.extend((low_I <= rest.loss_I) & (rest.loss_I <= high_I))
     assert np.mean(inside) > 0.85 and np.mean(bands) > 0.85
+
+
+def test_limits_cover_where_there_is_no_irreducible_loss():
+    """24 fits at E of .0005, where bootstrap percentiles cover E and beta in 65 and 80 %: below 20, p < .006 each."""
+    column = paper_column('MLSum', 'prompt')
+    inside = []
+    for seed in range(24):
+        measured = paper_points(column, 0.005, seed, smallest=8e3, largest=1e5)
+        found = identification.intervals(fitting.fit(Law('multiplicative', ('model',)), measured, num_draws=40))
+        truth = {'alpha': column['alpha_m'], 'beta': column['beta'], 'E': column['E']}
+        inside.append([found[name][0] <= value <= found[name][1] for name, value in truth.items()])
+    assert np.all(np.sum(inside, axis=0) >= 20)
+
+
+def test_limits_are_students_where_the_law_is_linear():
+    """ln L = ln A - beta ln D: the textbook's interval of a slope."""
+    rng = np.random.default_rng(4)
+    loss = 5.0 * SIZES**-0.2 * np.exp(0.01 * rng.normal(size=14))
+    fit = fitting.fit(Law('power', irreducible=False), points.make(loss, SIZES), num_draws=40)
+    line = scipy.stats.linregress(np.log(SIZES), np.log(loss))
+    half = scipy.stats.t.ppf(0.975, 12) * line.stderr
+    assert identification.intervals(fit)['beta'] == pytest.approx((-line.slope - half, -line.slope + half), rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_draws():
