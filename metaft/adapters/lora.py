@@ -14,7 +14,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from metaft.errors import ModelError
 from metaft.phi3 import Phi3
+from metaft.phi3.quantized import is_quantized
 
 TARGET_MODULES = {'attention': ('qkv_proj', 'o_proj'), 'mlp': ('gate_up_proj', 'down_proj')}
 GROUPS = tuple(TARGET_MODULES)
@@ -97,14 +99,25 @@ def adapt(model: Phi3, adapter: dict, settings: dict, key_M: Array | None = None
     return model
 
 
-def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
-    """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L]."""
+def hidden(
+    model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None, **layout: Array
+) -> Array:
+    """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L].
+
+    `layout` goes to `Phi3.hidden`: positions and segment ids of packed rows.
+    """
     model = adapt(model, adapter, settings, key_M)
-    return model.hidden(model.embed(tokens_BL))
+    return model.hidden(model.embed(tokens_BL), **layout)
 
 
 def merge(model: Phi3, adapter: dict, settings: dict) -> Phi3:
-    """Return `model` with one member's adapter (no M axis) added into its weights, in float32 and cast last."""
+    """Return `model` with one member's adapter (no M axis) added into its weights, in float32 and cast last.
+
+    Raises:
+      ModelError: the base is quantised: an update would be rounded away.
+    """
+    if is_quantized(model):
+        raise ModelError('an adapter cannot be merged into a base in 8 bits; load the base without quantising it')
     graphdef, state = nnx.split(model)
     merged = nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
     for path, layer, group, name in module_paths(model.config.num_hidden_layers):

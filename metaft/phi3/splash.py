@@ -47,11 +47,19 @@ def splash_attention(
     if window is not None:
         mask = masks.LocalMask((length, length), (window - 1, 0), 0)  # 0 to the right: causal as well
     block = _BLOCK if length % _BLOCK == 0 else _LANES
+    blocks = kernel.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
 
     def attend(q_BNLH: jax.Array, k_BKSH: jax.Array, v_BKSH: jax.Array, segments_BL: jax.Array) -> jax.Array:
         one = kernel.make_splash_mha_single_device(
             masks.MultiHeadMask([mask] * q_BNLH.shape[1]),
-            block_sizes=kernel.BlockSizes(*[block] * 8),
+            block_sizes=blocks,
             interpret=interpret,
         )
         return jax.vmap(one)(q_BNLH, k_BKSH, v_BKSH, kernel.SegmentIds(segments_BL, segments_BL))
