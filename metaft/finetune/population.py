@@ -18,17 +18,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from metaft.finetune import optimizer
 from metaft.finetune.data import Rows, order
+from metaft.finetune.loss import token_scores
 from metaft.finetune.methods import METHODS
+from metaft.finetune.packing import PackedRows, pack_if_worth_it
 from metaft.finetune.search_space import BATCH_SIZES, Configuration
 from metaft.phi3 import Phi3
+from metaft.phi3.sharding import on, shard, shard_batch
 
 MICRO_BATCH = min(BATCH_SIZES)
+EVALUATION_ROWS = 64  # a member, in one call; fewer where the rows are long
+PACKING_GAIN = 2.0  # fewer rows by this factor pay for the mask that packed rows need and for one more program
+EVALUATION_TOKENS = 2**15  # of all members together, about what a training step of long rows holds
 CHUNK = 16  # micro-batches a call: long enough to hide dispatch, short enough to stop within a second or so
 
 
@@ -83,18 +89,24 @@ class Population:
       method: a key of METHODS.
       rows: training examples, padded to their bucket; only the paddings, not their number, shape the compiled program.
       width: number of slots M.
+      mesh: devices that the base is divided over (`load_pretrained`); batches and what is trained are as well then.
     """
 
-    def __init__(self, model: Phi3, method: str, rows: Rows, *, width: int = 1):
-        self.method, self.width, self.rows = method, width, rows
+    def __init__(self, model: Phi3, method: str, rows: Rows, *, width: int = 1, mesh: Mesh | None = None):
+        self.method, self.width, self.rows, self._mesh = method, width, rows, mesh
         graphdef, self._params = nnx.split(model)
+        whole = None if mesh is None else NamedSharding(mesh, PartitionSpec())  # every process reads it
         self._members: Member | None = None
         self._hyper: dict | None = None
         self._runs: list[tuple[Configuration, int] | None] = [None] * width
-        self._advance = jax.jit(partial(_advance, graphdef, method), donate_argnums=(1,))
-        self._evaluate = jax.jit(partial(_evaluate, graphdef, method))
-        self._init = jax.jit(partial(_init, graphdef, method))
-        self._take = jax.jit(lambda members, slot: jax.tree.map(lambda x: x[slot], members))
+        self._packed: dict[int, tuple[Rows, Rows | PackedRows]] = {}
+        advance = partial(_advance, graphdef, method)
+        if mesh is not None:  # members come out as they went in: their buffers are donated
+            advance = lambda *args, step=advance: shard(step(*args), mesh)
+        self._advance = jax.jit(advance, donate_argnums=(1,))
+        self._evaluate = jax.jit(partial(_evaluate, graphdef, method), out_shardings=whole)
+        self._init = jax.jit(partial(_init, graphdef, method), out_shardings=whole)
+        self._take = jax.jit(lambda members, slot: jax.tree.map(lambda x: x[slot], members), out_shardings=whole)
         self._place = jax.jit(lambda members, slot, one: jax.tree.map(lambda x, y: x.at[slot].set(y), members, one))
 
     def new_member(self, configuration: Configuration, seed: int) -> Member:
@@ -114,8 +126,9 @@ class Population:
 
     def take(self, slot: int) -> Member:
         """Return a slot's run as host arrays (freeze). The slot keeps its copy."""
-        members = self._members if self.width == 1 else self._take(self._members, slot)
-        pick = (lambda x: np.array(x)[0]) if self.width == 1 else np.asarray
+        direct = self.width == 1 and self._mesh is None
+        members = self._members if direct else self._take(self._members, slot)
+        pick = (lambda x: np.array(x)[0]) if direct else np.asarray
         return jax.tree.map(pick, members)
 
     def training_loss(self, slot: int) -> float:
@@ -140,8 +153,11 @@ class Population:
         self.evaluate(rows.take(np.arange(0)))
 
     def _train(self, index_SMB: np.ndarray, left_M: np.ndarray) -> None:
-        batches = self.rows.take(index_SMB)
-        self._members = self._advance(self._params, self._members, self._hyper, batches, left_M, left_M.max())
+        batches, members = self.rows.take(index_SMB), self._members
+        if self._mesh is not None:
+            batches, members = shard_batch(batches, self._mesh, axis=2), shard(members, self._mesh)
+        with on(self._mesh):
+            self._members = self._advance(self._params, members, self._hyper, batches, left_M, left_M.max())
 
     def advance(self, to_step_M: Sequence[int | None], should_stop: Callable[[], bool] | None = None) -> bool:
         """Train every slot to its own number of updates; slots already there, or diverged, idle.
@@ -177,14 +193,27 @@ class Population:
         jax.block_until_ready(self._members)
         return True
 
-    def evaluate(self, rows: Rows, batch: int = 64) -> list['Evaluation']:
-        """Return each slot's loss and exact match on `rows` (dropout off)."""
-        sums = np.zeros((3, self.width))
-        n = len(rows.length_N)
+    def evaluate(self, rows: Rows | PackedRows) -> list['Evaluation']:
+        """Return each slot's loss and exact match on `rows` (dropout off).
+
+        Many rows that are mostly padding are packed first, but for soft prompts, which packed rows have no place for.
+        """
+        if isinstance(rows, Rows) and self.method != 'prompt':
+            if id(rows) not in self._packed:
+                packed = pack_if_worth_it(rows, num_rows=2 * EVALUATION_ROWS, gain=PACKING_GAIN)
+                self._packed[id(rows)] = (rows, packed)  # with the rows themselves, so that no other gets their id
+            rows = self._packed[id(rows)][1]
+        found = []
+        n, length = rows.tokens_NL.shape
+        batch = min(EVALUATION_ROWS, max(MICRO_BATCH, EVALUATION_TOKENS // (self.width * length)))
         for start in range(0, max(n, 1), batch):
             part = rows.take_padded(np.arange(start, min(start + batch, n)), batch)
-            sums += np.asarray(self._evaluate(self._params, self._members.trainable, self._hyper['adapter'], part))
-        return [Evaluation(float(s / max(t, 1.0)), float(e / max(n, 1)), int(t)) for s, t, e in sums.T]
+            if self._mesh is not None:
+                part = shard_batch(part, self._mesh, axis=0)
+            with on(self._mesh):
+                found.append(self._evaluate(self._params, self._members.trainable, self._hyper['adapter'], part))
+        sums = np.sum([np.asarray(x, np.float64) for x in found], axis=0)  # read when all is dispatched
+        return [Evaluation(float(s / max(t, 1.0)), float(e / max(rows.num_examples, 1)), int(t)) for s, t, e in sums.T]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,37 +244,34 @@ def _init(graphdef, method: str, params, settings, seed) -> Member:
     )
 
 
-def answer_scores(graphdef, method: str, params, trainable, settings, rows: Rows, key_M):
+def answer_scores(graphdef, method: str, params, trainable, settings, rows: Rows | PackedRows, key_M):
     """Return nats, mask and whether the arg max is right, each [M, B, A], on the answers of rows [M, B, ...]."""
     model = nnx.merge(graphdef, params)
     m, b, length = rows.tokens_NL.shape
     tokens_BL = rows.tokens_NL.reshape(m * b, length)
-    hidden_BLD = METHODS[method].hidden(model, trainable, settings, tokens_BL, key_M)
+    fold = lambda x_MBL: x_MBL.reshape(m * b, x_MBL.shape[-1])
+    layout = jax.tree.map(fold, rows.layout())
+    hidden_BLD = METHODS[method].hidden(model, trainable, settings, tokens_BL, key_M, **layout)
     # The token at position p is predicted at p - 1: only the answers' positions meet the output head.
-    offset_A = jnp.arange(rows.max_answer)
-    index_BA = rows.answer_start_N.reshape(-1, 1) + offset_A[None, :]
-    mask_BA = index_BA < rows.length_N.reshape(-1, 1)
-    index_BA = jnp.minimum(index_BA, length - 1)
+    index_MBA, mask_MBA = rows.answers()
+    index_BA = jnp.minimum(fold(index_MBA), length - 1)
     targets_BA = jnp.take_along_axis(tokens_BL, index_BA, axis=1)
     x_BAD = jnp.take_along_axis(hidden_BLD, index_BA[:, :, None] - 1, axis=1)
-    logits_BAV = METHODS[method].logits(model, trainable, x_BAD)
-    nats_BA = optax.softmax_cross_entropy_with_integer_labels(logits_BAV, targets_BA)
-    right_BA = jnp.argmax(logits_BAV, axis=-1) == targets_BA
-    shape = (m, b, rows.max_answer)
-    return nats_BA.reshape(shape), mask_BA.reshape(shape), right_BA.reshape(shape)
+    head = partial(METHODS[method].logits, model, trainable)
+    nats_BA, right_BA = token_scores(head, x_BAD, targets_BA, vocab_size=model.config.vocab_size)
+    return nats_BA.reshape(mask_MBA.shape), mask_MBA, right_BA.reshape(mask_MBA.shape)
 
 
-def _evaluate(graphdef, method, params, trainable, settings, rows: Rows):
+def _evaluate(graphdef, method, params, trainable, settings, rows: Rows | PackedRows):
     """Return [3, M]: nats, tokens, exact matches on the same rows [B, ...] for every member; length 0 is padding."""
     m = jax.tree.leaves(trainable)[0].shape[0]
     rows = jax.tree.map(lambda x: jnp.broadcast_to(x, (m, *x.shape)), rows)
     nats, mask, right = answer_scores(graphdef, method, params, trainable, settings, rows, None)
-    exact = jnp.all(right | ~mask, axis=-1) & jnp.any(mask, axis=-1)
     return jnp.stack(
         [
             jnp.sum(nats, axis=(1, 2), where=mask),
             jnp.sum(mask, axis=(1, 2), dtype=jnp.float32),
-            jnp.sum(exact, axis=1, dtype=jnp.float32),
+            jnp.sum(rows.num_exact(right, mask), axis=1),
         ]
     )
 
