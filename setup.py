@@ -7,6 +7,7 @@ from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
 TEST_ONLY = {'pytest', 'pytest-timeout'}
+TENSORBOARD = {'tensorboardX'}
 REQUIREMENTS = [
     line.strip() for line in (ROOT / 'requirements.in').read_text().splitlines() if line.strip() and line[0] != '#'
 ]
@@ -18,6 +19,6 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['metaft', 'metaft.*']),
     package_data={'metaft': ['assets/**/*', 'report/templates/*']},
-    install_requires=[name for name in REQUIREMENTS if name not in TEST_ONLY],
-    extras_require={'test': sorted(TEST_ONLY)},
+    install_requires=[name for name in REQUIREMENTS if name not in TEST_ONLY | TENSORBOARD],
+    extras_require={'test': sorted(TEST_ONLY | TENSORBOARD), 'tensorboard': sorted(TENSORBOARD)},
 )
