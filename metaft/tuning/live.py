@@ -86,7 +86,7 @@ class LiveSearch:
             job = Job(run_id(c, self.candidates[c]), self.candidates[c], self.seed, t)
             by_method.setdefault(job.configuration.method, []).append(job)
         for method, jobs in by_method.items():
-            width = 1 if method == 'full' else self.executor.width
+            width = self.executor.width_of(method)
             for i in range(0, len(jobs), width):
                 for measurement in self.executor.advance(
                     jobs[i : i + width],
