@@ -5,6 +5,8 @@ lengths gain most. Prompt tuning cannot take packed rows: its vectors stand in f
 """
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -92,29 +94,103 @@ def pack(rows: Rows, length: int | None = None) -> PackedRows:
       ValueError: an example is longer than `length`.
     """
     length = rows.tokens_NL.shape[1] if length is None else length
-    bins = first_fit(np.asarray(rows.length_N), length)
-    n, segments = len(bins), max(map(len, bins), default=0)
-    answer_N = np.asarray(rows.length_N - rows.answer_start_N)
-    answers = max((int(answer_N[b].sum()) for b in bins), default=0)
-    answers = max(1, -(-answers // BUCKET) * BUCKET)
-    tokens_NL, segment_ids_NL, positions_NL = (np.zeros((n, length), np.int32) for _ in range(3))
-    answer_index_NA = np.zeros((n, answers), np.int32)
-    for row, examples in enumerate(bins):
-        at, place = 0, 0
-        for segment, example in enumerate(examples, start=1):
-            size, start = int(rows.length_N[example]), int(rows.answer_start_N[example])
-            tokens_NL[row, at : at + size] = rows.tokens_NL[example, :size]
-            segment_ids_NL[row, at : at + size] = segment
-            positions_NL[row, at : at + size] = np.arange(size)
-            answer_index_NA[row, place : place + size - start] = np.arange(at + start, at + size)
-            at, place = at + size, place + size - start
-    return PackedRows(tokens_NL, segment_ids_NL, positions_NL, answer_index_NA, segments)
+    length_N, answer_N = np.asarray(rows.length_N), np.asarray(rows.length_N - rows.answer_start_N)
+    bins = first_fit(length_N, length, answer_N, int(answer_N.sum()))
+    answers = max((int(answer_N[b].sum()) for b in bins), default=1)
+    shape = Shape(len(bins), length, -(-answers // BUCKET) * BUCKET, max(map(len, bins), default=0))
+    return _filled(rows, bins, shape)
 
 
-def first_fit(length_N: np.ndarray, capacity: int) -> list[list[int]]:
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The shape of packed rows: how many, tokens of a row, answer tokens and examples that it has room for."""
+
+    num_rows: int
+    length: int
+    max_answers: int
+    max_segments: int
+
+
+def batch_shape(rows: Rows, batch: int, *, gain: float, share: float = 0.95, draws: int = 256) -> Shape | None:
+    """Return the shape with the fewest rows that `share` of random micro-batches fit into; None where `gain` is missed.
+
+    All rows together have no more room for answer tokens than those of the micro-batch unpacked had.
+    """
+    length_N, answer_N = np.asarray(rows.length_N), np.asarray(rows.length_N - rows.answer_start_N)
+    length = rows.tokens_NL.shape[1]
+    drawn_NB = np.random.default_rng(0).integers(0, max(1, len(length_N)), (draws, batch))
+    num_rows = 1
+    while gain * num_rows <= batch:
+        answers = -(-batch * rows.max_answer // num_rows)
+        if batch * length_N.mean() <= num_rows * length:
+            counts = [len(first_fit(length_N[b], length, answer_N[b], answers)) for b in drawn_NB]
+            if np.mean(np.array(counts) <= num_rows) >= share:
+                return Shape(num_rows, length, answers, batch)
+        num_rows *= 2
+    return None
+
+
+def packed_parts(
+    rows: Rows, index_SMB: np.ndarray, left_M: np.ndarray, shape: Shape
+) -> Iterator[tuple[np.ndarray, Rows | PackedRows]]:
+    """Yield every member's micro-batches in their order: those that fit into `shape` packed, the others as they are.
+
+    What becomes of a micro-batch depends on its own examples alone, so a run that is stopped and goes on, or has other
+    companions in its population, sees the same numbers.
+
+    Args:
+      rows: [N].
+      index_SMB: the examples of S micro-batches of M members.
+      left_M: how many of them count for each member.
+      shape: what the examples of one micro-batch are packed into.
+
+    Yields:
+      (how many micro-batches of each member, int32 [M]; rows [S, M, ...] that begin with these).
+    """
+    num, width, _ = index_SMB.shape
+    bins_MS = [[_bins(rows, index_SMB[s, m], shape) for s in range(left_M[m])] for m in range(width)]
+    fits_MS = [[len(bins) <= shape.num_rows for bins in bins_S] for bins_S in bins_MS]
+    done_M = np.zeros(width, int)
+    while (done_M < left_M).any():
+        for packed in (True, False):
+            count_M = np.zeros(width, np.int32)
+            for m, done in enumerate(done_M):
+                count_M[m] = sum(1 for _ in itertools.takewhile(packed.__eq__, fits_MS[m][done:]))
+            if not count_M.any():
+                continue
+            here = [slice(done, done + count) for done, count in zip(done_M, count_M)]
+            if packed:
+                yield count_M, fill_batches(rows, [bins[at] for bins, at in zip(bins_MS, here)], shape, num)
+            else:
+                part = np.zeros_like(index_SMB)
+                for m, at in enumerate(here):
+                    part[: count_M[m], m] = index_SMB[at, m]
+                yield count_M, rows.take(part)
+            done_M = done_M + count_M
+
+
+def fill_batches(rows: Rows, bins_MS: list[list[list[list[int]]]], shape: Shape, num: int) -> PackedRows:
+    """Return packed micro-batches [num, M, R, ...]: those given by their rows' examples, and empty ones behind."""
+    by_step = list(itertools.zip_longest(*bins_MS, fillvalue=[])) if any(bins_MS) else []
+    by_step += [([],) * len(bins_MS)] * (num - len(by_step))
+    filled = [_filled(rows, bins, shape) for bins_M in by_step for bins in bins_M]
+    return jax.tree.map(lambda *x: np.stack(x).reshape(num, len(bins_MS), *x[0].shape), *filled)
+
+
+def _bins(rows: Rows, examples_B: np.ndarray, shape: Shape) -> list[list[int]]:
+    length_B = np.asarray(rows.length_N)[examples_B]
+    answer_B = length_B - np.asarray(rows.answer_start_N)[examples_B]
+    return [[int(examples_B[i]) for i in row] for row in first_fit(length_B, shape.length, answer_B, shape.max_answers)]
+
+
+def first_fit(length_N: np.ndarray, capacity: int, answer_N: np.ndarray, max_answers: int) -> list[list[int]]:
     """Return the examples of each row: the longest example first, into the first row that has room for it.
 
-    At most 11/9 of the fewest rows possible, plus one (Dósa 2007).
+    Where answers leave room, at most 11/9 of the fewest rows possible, plus one (Dósa 2007).
+
+    Args:
+      length_N, answer_N: tokens of each example, and of its answer.
+      capacity, max_answers: of a row.
 
     Raises:
       ValueError: an example is longer than `capacity`.
@@ -122,13 +198,32 @@ def first_fit(length_N: np.ndarray, capacity: int) -> list[list[int]]:
     if len(length_N) and length_N.max() > capacity:
         raise ValueError(f'an example of {length_N.max()} tokens does not fit into a row of {capacity}')
     bins: list[list[int]] = []
-    room = np.zeros(len(length_N), int)
+    room, answer_room = np.zeros(len(length_N), int), np.zeros(len(length_N), int)
     for example in np.argsort(-length_N, kind='stable'):
-        fits = np.flatnonzero(room[: len(bins)] >= length_N[example])
+        used = slice(0, len(bins))
+        fits = np.flatnonzero((room[used] >= length_N[example]) & (answer_room[used] >= answer_N[example]))
         row = int(fits[0]) if len(fits) else len(bins)
         if row == len(bins):
             bins.append([])
-            room[row] = capacity
+            room[row], answer_room[row] = capacity, max_answers
         bins[row].append(int(example))
         room[row] -= length_N[example]
+        answer_room[row] -= answer_N[example]
     return bins
+
+
+def _filled(rows: Rows, bins: list[list[int]], shape: Shape) -> PackedRows:
+    """Return packed rows of the examples in `bins`, empty ones behind them."""
+    n, length = shape.num_rows, shape.length
+    tokens_NL, segment_ids_NL, positions_NL = (np.zeros((n, length), np.int32) for _ in range(3))
+    answer_index_NA = np.zeros((n, shape.max_answers), np.int32)
+    for row, examples in enumerate(bins):
+        at, place = 0, 0
+        for segment, example in enumerate(examples, start=1):
+            stop, start = int(rows.length_N[example]), int(rows.answer_start_N[example])
+            tokens_NL[row, at : at + stop] = rows.tokens_NL[example, :stop]
+            segment_ids_NL[row, at : at + stop] = segment
+            positions_NL[row, at : at + stop] = np.arange(stop)
+            answer_index_NA[row, place : place + stop - start] = np.arange(at + start, at + stop)
+            at, place = at + stop, place + stop - start
+    return PackedRows(tokens_NL, segment_ids_NL, positions_NL, answer_index_NA, shape.max_segments)

@@ -1,6 +1,7 @@
 """A population: runs of one method trained together in one compiled step over one frozen base.
 
-The step takes micro-batches of `micro_batch` rows a member. A member with a larger batch accumulates gradients over
+The step takes micro-batches of `micro_batch` examples a member, packed into fewer rows where those would be mostly
+padding (`packing`). A member with a larger batch accumulates gradients over
 several and then updates, so batch size, like every other hyperparameter, is an array over members and never
 recompiles. Members are
 independent: one that has finished, diverged or pauses is masked and does not disturb the others.
@@ -26,14 +27,17 @@ from metaft.finetune import optimizer
 from metaft.finetune.data import Rows, order
 from metaft.finetune.loss import token_scores
 from metaft.finetune.methods import METHODS
-from metaft.finetune.packing import PackedRows, pack_if_worth_it
+from metaft.finetune.packing import PackedRows, batch_shape, fill_batches, pack_if_worth_it, packed_parts
 from metaft.finetune.search_space import BATCH_SIZES, Configuration
 from metaft.phi3 import Phi3
 from metaft.phi3.sharding import on, shard, shard_batch
 
 MICRO_BATCH = min(BATCH_SIZES)
 EVALUATION_ROWS = 64  # a member, in one call; fewer where the rows are long
-PACKING_GAIN = 2.0  # fewer rows by this factor pay for the mask that packed rows need and for one more program
+# Fewer rows by this factor pay for the mask that packed rows need and for one more program. Measured with the shipped
+# base on a CPU, evaluating 512 long-tailed rows: 1.8 x fewer rows take 0.70 of the time, 3.3 x 0.46, 8.4 x 0.15; on its
+# own tasks, whose rows are of nearly one length, 1.1 x fewer take 1.07.
+PACKING_GAIN = 2.0
 EVALUATION_TOKENS = 2**15  # of all members together, about what a training step of long rows holds
 CHUNK = 16  # micro-batches a call: long enough to hide dispatch, short enough to stop within a second or so
 
@@ -99,6 +103,8 @@ class Population:
         self._members: Member | None = None
         self._hyper: dict | None = None
         self._runs: list[tuple[Configuration, int] | None] = [None] * width
+        packable = method != 'prompt'  # its vectors stand in front of an example
+        self._packing = batch_shape(rows, MICRO_BATCH, gain=PACKING_GAIN) if packable else None
         self._packed: dict[int, tuple[Rows, Rows | PackedRows]] = {}
         advance = partial(_advance, graphdef, method)
         if mesh is not None:  # members come out as they went in: their buffers are donated
@@ -149,11 +155,21 @@ class Population:
 
     def compile(self, rows: Rows) -> None:
         """Compile the training step and the evaluation on `rows` by running them over nothing."""
-        self._train(np.zeros((CHUNK, self.width, MICRO_BATCH), np.int32), np.zeros(self.width, np.int32))
+        nothing, none_M = np.zeros((CHUNK, self.width, MICRO_BATCH), np.int32), np.zeros(self.width, np.int32)
+        self._steps(self.rows.take(nothing), none_M)
+        if self._packing is not None:
+            self._steps(fill_batches(self.rows, [[]] * self.width, self._packing, CHUNK), none_M)
         self.evaluate(rows.take(np.arange(0)))
 
     def _train(self, index_SMB: np.ndarray, left_M: np.ndarray) -> None:
-        batches, members = self.rows.take(index_SMB), self._members
+        if self._packing is None:
+            self._steps(self.rows.take(index_SMB), left_M)
+            return
+        for count_M, batches in packed_parts(self.rows, index_SMB, left_M, self._packing):
+            self._steps(batches, count_M)
+
+    def _steps(self, batches: Rows | PackedRows, left_M: np.ndarray) -> None:
+        members = self._members
         if self._mesh is not None:
             batches, members = shard_batch(batches, self._mesh, axis=2), shard(members, self._mesh)
         with on(self._mesh):
@@ -194,10 +210,7 @@ class Population:
         return True
 
     def evaluate(self, rows: Rows | PackedRows) -> list['Evaluation']:
-        """Return each slot's loss and exact match on `rows` (dropout off).
-
-        Many rows that are mostly padding are packed first, but for soft prompts, which packed rows have no place for.
-        """
+        """Return each slot's loss and exact match on `rows` (dropout off); many rows of padding are packed first."""
         if isinstance(rows, Rows) and self.method != 'prompt':
             if id(rows) not in self._packed:
                 packed = pack_if_worth_it(rows, num_rows=2 * EVALUATION_ROWS, gain=PACKING_GAIN)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaft.finetune.packing import PackedRows, first_fit, pack, pack_if_worth_it
+from metaft.finetune import population as population_module
+from metaft.finetune.data import Rows
+from metaft.finetune.packing import PackedRows, batch_shape, first_fit, pack, pack_if_worth_it, packed_parts
 from metaft.finetune.population import Population
 from tests.finetune.test_population import FULL, LORA
 from tests.finetune.tiny import tiny_model, tiny_rows
@@ -18,13 +20,15 @@ LENGTH = 40  # tokens of a packed row: three to five of the tiny examples
 
 def test_first_fit_places_every_example_once_and_fills_rows():
     length = np.random.default_rng(0).integers(1, 30, 200)
-    bins = first_fit(length, 32)
+    answer = np.minimum(length, 3)
+    bins = first_fit(length, 32, answer, 999)
     assert sorted(example for row in bins for example in row) == list(range(200))
     assert all(length[row].sum() <= 32 for row in bins)
     assert len(bins) <= 11 / 9 * -(-length.sum() // 32) + 1
-    assert first_fit(np.zeros(0, int), 8) == []
+    assert all(answer[row].sum() <= 6 for row in first_fit(length, 32, answer, 6))
+    assert first_fit(np.zeros(0, int), 8, np.zeros(0, int), 8) == []
     with pytest.raises(ValueError, match='an example of 30 tokens'):
-        first_fit(np.array([3, 30]), 29)
+        first_fit(np.array([3, 30]), 29, np.array([1, 1]), 8)
 
 
 def test_positions_restart_and_answers_are_found():
@@ -78,6 +82,50 @@ def test_a_population_packs_what_it_evaluates():
     assert isinstance(one._packed[id(padded)][1], PackedRows)
     (plain,) = one.evaluate(rows)
     assert packed.loss == pytest.approx(plain.loss, rel=1e-6) and packed.exact_match == plain.exact_match
+
+
+def long_tailed(num=60):
+    """Most examples have 8 of 48 tokens, one in twelve has 40: eight random ones fit into two rows, or do not."""
+    rows = tiny_rows(num)
+    tokens = np.pad(rows.tokens_NL, ((0, 0), (0, 32)))
+    long = np.arange(num) % 12 == 0
+    tokens[long, 6:40] = np.random.default_rng(3).integers(2, 48, (long.sum(), 34))
+    start = np.where(long, 36, 4).astype(np.int32)
+    length = np.where(long, 40, 8).astype(np.int32)
+    return Rows(np.where(np.arange(48) < length[:, None], tokens, 0), start, length, 8)
+
+
+def test_a_shape_is_chosen_that_nearly_all_batches_fit_into():
+    assert batch_shape(tiny_rows(), 8, gain=2.0) is None  # as long as their rows nearly
+    shape = batch_shape(long_tailed(), 8, gain=2.0, share=0.5)
+    assert shape.num_rows == 2 and shape.max_answers == 32
+    assert batch_shape(long_tailed(), 8, gain=2.0, share=0.95).num_rows == 4
+    assert batch_shape(long_tailed(), 8, gain=4.0, share=0.95) is None
+
+
+@pytest.mark.parametrize('configurations', [LORA[:1], FULL], ids=['lora', 'full'])
+def test_training_on_packed_batches_is_training_on_rows(configurations, monkeypatch):
+    """Some micro-batches fit into two rows and some do not; stopped anywhere and gone on, it is bit-equal."""
+
+    def trained(shape, stops=()):
+        monkeypatch.setattr(population_module, 'batch_shape', lambda *_, **__: shape)
+        population = Population(tiny_model(), configurations[0].method, long_tailed(), width=len(configurations))
+        for slot, configuration in enumerate(configurations):
+            population.put(slot, population.new_member(configuration, slot), configuration, seed=slot, total_steps=30)
+        population.compile(tiny_rows())
+        for steps in (*stops, 20):
+            population.advance([steps] * len(configurations))
+        return jax.tree.leaves([population.take(slot).trainable for slot in range(len(configurations))])
+
+    shape = batch_shape(long_tailed(), 8, gain=2.0, share=0.5)
+    index = np.random.default_rng(0).integers(0, 60, (16, 2, 8))
+    parts = list(packed_parts(long_tailed(), index, np.array([16, 5]), shape))
+    assert len({type(rows) for _, rows in parts}) == 2
+    np.testing.assert_array_equal(sum(count_M for count_M, _ in parts), [16, 5])
+    plain, packed, stopped = trained(None), trained(shape), trained(shape, stops=(3, 11))
+    for one, two, three in zip(plain, packed, stopped, strict=True):
+        np.testing.assert_allclose(two, one, rtol=1e-4, atol=2e-5 * np.abs(one).max())
+        np.testing.assert_array_equal(three, two)
 
 
 @pytest.mark.parametrize('name', ['grouped', 'multi_query_window', 'partial_rotary'])
