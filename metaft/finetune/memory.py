@@ -5,6 +5,7 @@
     update        while a member is updated: its fresh gradient, and new weights and moments beside the old ones
     activations   what the forward pass keeps for the backward pass, by rematerialisation policy
     logits        of the answers' tokens: logits, probabilities and their gradient, one chunk of them at most
+    evaluation    one layer of the larger batches that are evaluated, while nothing is trained
 
 XLA decides what it keeps and reuses, so this is an estimate: tests hold it within a factor of 2 of XLA's own analysis.
 """
@@ -21,6 +22,7 @@ from metaft.finetune.costs import linear_shapes
 from metaft.finetune.data import Rows
 from metaft.finetune.loss import MAX_LOGITS
 from metaft.finetune.methods import MAX_PROMPT_LENGTH, MAX_RANK
+from metaft.finetune.population import evaluation_batch
 from metaft.phi3 import Phi3, Phi3Config, load_config
 from metaft.phi3.quantized import is_quantized
 
@@ -38,11 +40,12 @@ class Memory:
     update: int
     activations: int
     logits: int
+    evaluation: int
 
     @property
     def total(self) -> int:
-        """All of them."""
-        return self.base + self.state + self.update + self.activations + self.logits
+        """What is held at once, training or evaluating."""
+        return self.base + self.state + max(self.update + self.activations + self.logits, self.evaluation)
 
     def __str__(self) -> str:
         parts = ', '.join(f'{name} {_size(value)}' for name, value in dataclasses.asdict(self).items())
@@ -74,6 +77,7 @@ def estimate(
     layer = _layer_bytes(config, method, size, 0 if flash else length)
     kept = {'none': layer, 'dots': size * _dots(config), 'layer': size * config.hidden_size}[model.remat]
     again = 0 if model.remat == 'none' else layer  # the layer that is being computed again
+    evaluated = width * length * evaluation_batch(width, length)
     logits = min(width * batch * max_answer * config.vocab_size, MAX_LOGITS)
     cast = weights * size if method == 'full' and size < 4 else 0  # the member's weights as the model takes them
     return Memory(
@@ -82,6 +86,7 @@ def estimate(
         update=(5 * 4 * weights + cast) * width,
         activations=tokens * (config.num_hidden_layers * kept + again + 4 * size * config.hidden_size),
         logits=3 * 4 * logits,
+        evaluation=evaluated * layer,
     )
 
 

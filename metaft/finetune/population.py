@@ -38,7 +38,7 @@ EVALUATION_ROWS = 64  # a member, in one call; fewer where the rows are long
 # base on a CPU, evaluating 512 long-tailed rows: 1.8 x fewer rows take 0.70 of the time, 3.3 x 0.46, 8.4 x 0.15; on its
 # own tasks, whose rows are of nearly one length, 1.1 x fewer take 1.07.
 PACKING_GAIN = 2.0
-EVALUATION_TOKENS = 2**15  # of all members together, about what a training step of long rows holds
+EVALUATION_TOKENS = 2**13  # of all members together; with Phi-3-mini's layers less than its training step takes
 CHUNK = 16  # micro-batches a call: long enough to hide dispatch, short enough to stop within a second or so
 
 
@@ -218,7 +218,7 @@ class Population:
             rows = self._packed[id(rows)][1]
         found = []
         n, length = rows.tokens_NL.shape
-        batch = min(EVALUATION_ROWS, max(MICRO_BATCH, EVALUATION_TOKENS // (self.width * length)))
+        batch = evaluation_batch(self.width, length)
         for start in range(0, max(n, 1), batch):
             part = rows.take_padded(np.arange(start, min(start + batch, n)), batch)
             if self._mesh is not None:
@@ -227,6 +227,12 @@ class Population:
                 found.append(self._evaluate(self._params, self._members.trainable, self._hyper['adapter'], part))
         sums = np.sum([np.asarray(x, np.float64) for x in found], axis=0)  # read when all is dispatched
         return [Evaluation(float(s / max(t, 1.0)), float(e / max(rows.num_examples, 1)), int(t)) for s, t, e in sums.T]
+
+
+def evaluation_batch(width: int, length: int) -> int:
+    """Return how many rows of `length` tokens each of `width` members is evaluated on at once."""
+    fitting = EVALUATION_TOKENS // (width * length) // MICRO_BATCH * MICRO_BATCH
+    return min(EVALUATION_ROWS, max(MICRO_BATCH, fitting))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from metaft.errors import ModelError
 from metaft.finetune import memory
 from metaft.finetune.memory import affordable_width, estimate, num_trained
 from metaft.finetune.methods import METHODS
-from metaft.finetune.population import CHUNK, MICRO_BATCH, Population
+from metaft.finetune.population import CHUNK, MICRO_BATCH, Population, evaluation_batch
 from metaft.finetune.search_space import default_configuration
 from metaft.phi3 import PRESETS, Phi3
 from metaft.phi3.quantized import quantize
@@ -41,8 +41,12 @@ def test_estimate_is_near_what_xla_reserves(method, width, remat):
     step = population._advance.lower(
         population._params, population._members, population._hyper, batches, left_M, left_M.max()
     )
-    analysis = step.compile().memory_analysis()
-    used = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
+    part = rows.take_padded(np.arange(8), evaluation_batch(width, 64))
+    evaluation = population._evaluate.lower(
+        population._params, population._members.trainable, population._hyper['adapter'], part
+    )
+    analyses = [program.compile().memory_analysis() for program in (step, evaluation)]
+    used = max(analysis.argument_size_in_bytes + analysis.temp_size_in_bytes for analysis in analyses)
     got = estimate(model, method, width=width, batch=MICRO_BATCH, length=64, max_answer=rows.max_answer)
     assert used / FACTOR < got.total < used * FACTOR, (used, str(got))
 
