@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metaft.phi3.attention import _library, attention
+from metaft.phi3.sharding import make_mesh
 from metaft.phi3.splash import splash_attention
 
 B, L, H = 2, 7, 6
@@ -127,3 +128,14 @@ def test_splash_gives_the_same_values_and_gradients(case):
     )
     for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(one, two, atol=2e-5)
+
+
+def test_splash_is_divided_over_a_mesh():
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, 40, heads, 16)), jnp.float32) for heads in (4, 2, 2))
+    segments = jnp.asarray(np.repeat([[1, 2]], 20, axis=1) * np.ones((2, 1)), jnp.int32)
+    attend = jax.jit(lambda q, k, v: splash_attention(q, k, v, 7, None, segments, interpret=True))
+    with jax.set_mesh(make_mesh({'data': 2, 'tensor': 2})):
+        got = attend(q, k, v)
+    assert got.sharding.num_devices == 4 and not got.sharding.is_fully_replicated
+    np.testing.assert_allclose(got, attention(q, k, v, window=7, segment_ids_BL=segments), atol=2e-5)
