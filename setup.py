@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent
 TEST_ONLY = {'pytest', 'pytest-timeout'}
 SYNTHESIZE_ONLY = {'beautifulsoup4', 'datasketch', 'markdown-it-py', 'openai', 'pypdf'}  # experiments.synthesize_qa
 RAY_ONLY = {'ray'}  # experiments.collect --executor=ray; 80 MB, so not among what every set-up installs
+TENSORBOARD_ONLY = {'tensorboardX'}  # tune --tensorboard
 REQUIREMENTS = [
     line.strip() for line in (ROOT / 'requirements.in').read_text().splitlines() if line.strip() and line[0] != '#'
 ]
@@ -20,6 +21,11 @@ setup(
     python_requires='>=3.11',
     packages=find_packages(include=['metaft', 'metaft.*']),
     package_data={'metaft': ['assets/**/*', 'report/templates/*']},
-    install_requires=[name for name in REQUIREMENTS if name not in TEST_ONLY | SYNTHESIZE_ONLY],
-    extras_require={'test': sorted(TEST_ONLY), 'synthesize': sorted(SYNTHESIZE_ONLY), 'ray': sorted(RAY_ONLY)},
+    install_requires=[name for name in REQUIREMENTS if name not in TEST_ONLY | SYNTHESIZE_ONLY | TENSORBOARD_ONLY],
+    extras_require={
+        'test': sorted(TEST_ONLY | TENSORBOARD_ONLY),
+        'synthesize': sorted(SYNTHESIZE_ONLY),
+        'ray': sorted(RAY_ONLY),
+        'tensorboard': sorted(TENSORBOARD_ONLY),
+    },
 )

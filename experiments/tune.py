@@ -17,6 +17,7 @@ import math
 import shlex
 import time
 import typing
+from contextlib import nullcontext
 from pathlib import Path
 
 from experiments import program, scaling_advise
@@ -34,7 +35,7 @@ if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 DEMONSTRATION_METHODS = ('lora',)
 IDENTITY = ('train', 'validation', 'test', 'model', 'surrogate', 'max_examples', 'metric', 'methods', 'restrict',
-            'num_configurations', 'search', 'seed')  # fmt: skip
+            'num_configurations', 'search', 'quantize', 'seed')  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,12 @@ class Settings:
     search: str = setting('freeze_thaw', 'who decides', choices=('freeze_thaw', 'random'))
     width: int | None = setting(None, 'runs trained together; 1 on a CPU and 8 on an accelerator if empty')
     scaling_fit: Path | None = setting(None, 'workdir of scaling_fit: the report then says what more data would bring')
+    quantize: str | None = setting(None, 'store the base in 8 bits (not for full tuning)', choices=('int8',))
+    remat: str = setting(
+        'none', 'what is computed again in the backward pass to save memory', choices=('none', 'dots', 'layer')
+    )
+    mesh: str = setting('', 'devices to divide base and batches over, e.g. data:2,fsdp:4,tensor:1; one if empty')
+    tensorboard: bool = setting(False, 'also write the measurements for TensorBoard (needs tensorboardX)')
     allow_overlap: bool = setting(False, 'accept training questions that are asked again in validation or test')
     seed: int = setting(0, 'of split, candidates and runs')
 
@@ -81,10 +88,18 @@ class Settings:
         if self.train is None and (self.validation or self.test):
             raise InputError('--validation and --test need --train; the demonstration brings its own splits')
         self.parsed_restrict()
+        self.parsed_mesh()
 
     @property
     def is_demonstration(self) -> bool:
         return self.train is None
+
+    def parsed_mesh(self) -> dict[str, int]:
+        """Return --mesh as sizes by axis; raises InputError where it is not written so."""
+        parts = [part.partition(':') for part in self.mesh.split(',') if part]
+        if not all(size.isdecimal() for _, _, size in parts):
+            raise InputError(f'--mesh is {self.mesh!r}; write axes with their sizes, for example data:2,fsdp:4')
+        return {name.strip(): int(size) for name, _, size in parts}
 
     def parsed_restrict(self) -> dict:
         """Return --restrict as a dict; raises ConfigurationError where it is no JSON object."""
@@ -116,11 +131,13 @@ def main(settings: Settings) -> None:
 def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     """Load everything, refuse what cannot work, evaluate the base model and compute the meta-features."""
     from metaft.executors.local import LocalExecutor
+    from metaft.finetune.memory import refuse_unloadable
     from metaft.finetune.methods import padded
     from metaft.finetune.task import prepare as prepare_task
     from metaft.metadataset import store
     from metaft.phi3 import load_pretrained
     from metaft.phi3.hub import model_directory
+    from metaft.phi3.sharding import make_mesh
     from metaft.surrogate.surrogate import Surrogate
     from metaft.tasks.tokenizer import load_tokenizer
     from metaft.tuning import problem as problems
@@ -140,19 +157,22 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     )
     directory = model_directory(settings.model)
     tokenizer = load_tokenizer(directory)
-    model = load_pretrained(directory)
-    candidates, warnings = problems.without_unaffordable(candidates, model, asked=bool(settings.methods))
+    mesh = make_mesh(settings.parsed_mesh()) if settings.mesh else None
+    refuse_unloadable(directory, quantize=settings.quantize, num_devices=1 if mesh is None else mesh.size)
+    model = load_pretrained(directory, mesh=mesh, quantize=settings.quantize)
+    model.remat = settings.remat
     task = prepare_task(
         dataset,
         model,
         tokenizer,
-        base_model=directory.name,
+        base_model=f'{directory.name}-{settings.quantize}' if settings.quantize else directory.name,
         max_examples=settings.max_examples,
         max_prompt_length=max((padded(c) for c in candidates if c.method == 'prompt'), default=0),
     )
+    width, frozen = settings.width or problems.default_width(), settings.workdir / 'frozen'
+    executor = LocalExecutor(task, width=width, directory=frozen, versions=program.versions(), mesh=mesh)
+    candidates, warnings = problems.without_unaffordable(candidates, executor, asked=bool(settings.methods))
     workdir = program.prepare_workdir(settings.workdir, settings, IDENTITY, fingerprints(settings))
-    width = settings.width or problems.default_width()
-    executor = LocalExecutor(task, width=width, directory=workdir / 'frozen', versions=program.versions())
     sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
     console.say(f'{dataset.name}: {sizes} examples; base model {directory.name}')
 
@@ -244,6 +264,7 @@ def rank(problem: 'Problem', console: 'Terminal') -> 'pd.DataFrame':
 
 def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> None:
     """Spend the budget, showing who is advanced and who leads."""
+    from metaft.report.tensorboard import TensorboardWriter
     from metaft.search.baselines import random_search
     from metaft.search.freeze_thaw import FreezeThaw
 
@@ -255,13 +276,15 @@ def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', cons
     else:
         searcher = FreezeThaw(problem.predictor())
     configurations = [c.to_dict() for c in problem.candidates]
-    with console.search(settings.budget_seconds, configurations, live.observations) as view:
-        live.run(
-            searcher,
-            settings.budget_seconds,
-            width=problem.executor.width,
-            on_change=lambda advancing: view.update(live.observations, live.ledger.spent_seconds, advancing),
-        )
+    board = TensorboardWriter(problem.workdir / 'tensorboard') if settings.tensorboard else None
+    with console.search(settings.budget_seconds, configurations, live.observations) as view, board or nullcontext():
+
+        def on_change(advancing) -> None:
+            view.update(live.observations, live.ledger.spent_seconds, advancing)
+            if board is not None:
+                board.write(live.ledger.measurements)
+
+        live.run(searcher, settings.budget_seconds, width=problem.executor.width, on_change=on_change)
 
 
 def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:

@@ -14,11 +14,21 @@ from flax import nnx
 from jax import Array
 
 from metaft.adapters import lora
+from metaft.errors import ModelError
 from metaft.phi3 import Phi3
+from metaft.phi3.quantized import is_quantized
 
 
 def init(model: Phi3, key: Array, mask_R: Array) -> dict:
-    """Return one member's adapter: LoRA's, and the base's own norms; it changes nothing."""
+    """Return one member's adapter: LoRA's, and the base's own norms; it changes nothing.
+
+    Raises:
+      ModelError: the base is quantised, and so has no norms of its own.
+    """
+    if is_quantized(model):
+        raise ModelError(
+            'DoRA needs the norms of the weights and this base is in 8 bits; load it without quantising'
+        )
     adapter = lora.init(model, key, mask_R)
     for path, layer, group, name in lora.module_paths(model.config.num_hidden_layers):
         adapter[path]['magnitude'] = jnp.sqrt(_squares_F(lora.linear(model, layer, group, name).kernel[...]))
@@ -30,10 +40,12 @@ def adapt(model: Phi3, adapter: dict, settings: dict, key_M: Array | None = None
     return lora.adapt(model, adapter, settings, key_M, DoraLinear)
 
 
-def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
-    """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L]."""
+def hidden(
+    model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None, **layout: Array
+) -> Array:
+    """Return the final hidden states [M*B, L, D] of a population, as `lora.hidden`."""
     model = adapt(model, adapter, settings, key_M)
-    return model.hidden(model.embed(tokens_BL))
+    return model.hidden(model.embed(tokens_BL), **layout)
 
 
 def merge(model: Phi3, adapter: dict, settings: dict) -> Phi3:

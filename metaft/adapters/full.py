@@ -10,11 +10,19 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from metaft.errors import ModelError
 from metaft.phi3 import Phi3
+from metaft.phi3.quantized import is_quantized
 
 
 def init(model: Phi3) -> dict:
-    """Return a float32 copy of the model's weights, {path: array}, paths joined by dots."""
+    """Return a float32 copy of the model's weights, {path: array}, paths joined by dots.
+
+    Raises:
+      ModelError: the base is quantised, so there are no weights to train.
+    """
+    if is_quantized(model):
+        raise ModelError('full tuning trains every weight and this base is in 8 bits; load it without quantising it')
     state = nnx.state(model, nnx.Param)
     return {'.'.join(map(str, path)): jnp.array(v[...], jnp.float32) for path, v in nnx.to_flat_state(state)}
 
@@ -34,19 +42,23 @@ def adapt(model: Phi3, adapter: dict) -> Phi3:
     return nnx.merge(graphdef, nnx.from_flat_state(flat))
 
 
-def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
+def hidden(
+    model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None, **layout: Array
+) -> Array:
     """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L].
 
-    The output head is the member's own too: use `logits`.
+    `layout` goes to `Phi3.hidden`: positions and segment ids of packed rows. The output head is the member's own too:
+    use `logits`.
     """
     del settings, key_M
     m = next(iter(adapter.values())).shape[0]
 
-    def one(weights, tokens):
+    def one(weights, tokens, layout):
         own = adapt(model, weights)
-        return own.hidden(own.embed(tokens))
+        return own.hidden(own.embed(tokens), **layout)
 
-    x_MBLD = jax.vmap(one)(adapter, tokens_BL.reshape(m, -1, tokens_BL.shape[-1]))
+    members_first = lambda x_BL: x_BL.reshape(m, -1, x_BL.shape[-1])
+    x_MBLD = jax.vmap(one)(adapter, *jax.tree.map(members_first, (tokens_BL, layout)))
     return x_MBLD.reshape(tokens_BL.shape[0], *x_MBLD.shape[2:])
 
 

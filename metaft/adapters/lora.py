@@ -18,7 +18,9 @@ import numpy as np
 from flax import nnx
 from jax import Array
 
+from metaft.errors import ModelError
 from metaft.phi3 import Phi3
+from metaft.phi3.quantized import is_quantized
 
 TARGET_MODULES = {'attention': ('qkv_proj', 'o_proj'), 'mlp': ('gate_up_proj', 'down_proj')}
 GROUPS = tuple(TARGET_MODULES)
@@ -142,10 +144,15 @@ def _is_within(bounds, layer: int, num_layers: int):
     return (layer / num_layers < bounds[..., 1]) & ((layer + 1) / num_layers > bounds[..., 0])
 
 
-def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
-    """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L]."""
+def hidden(
+    model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None, **layout: Array
+) -> Array:
+    """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L].
+
+    `layout` goes to `Phi3.hidden`: positions and segment ids of packed rows.
+    """
     model = adapt(model, adapter, settings, key_M)
-    return model.hidden(model.embed(tokens_BL))
+    return model.hidden(model.embed(tokens_BL), **layout)
 
 
 def merge(
@@ -158,7 +165,12 @@ def merge(
 
     Args:
       combine: (a base weight, s A B, the module's adapter) -> the merged weight, all float32; the sum if left out.
+
+    Raises:
+      ModelError: the base is quantised: an update would be rounded away.
     """
+    if is_quantized(model):
+        raise ModelError('an adapter cannot be merged into a base in 8 bits; load the base without quantising it')
     graphdef, state = nnx.split(model)
     merged = nnx.merge(graphdef, jax.tree.map(lambda x: x, state))
     for path, layer, group, name in module_paths(model.config.num_hidden_layers):

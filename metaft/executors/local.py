@@ -14,12 +14,14 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from metaft.finetune import checkpoints
 from metaft.finetune.budget import Grid, grid
 from metaft.finetune.costs import mean_training_cost
+from metaft.finetune.memory import affordable_width
 from metaft.finetune.methods import program
-from metaft.finetune.population import Evaluation, Member, Population
+from metaft.finetune.population import MICRO_BATCH, Evaluation, Member, Population
 from metaft.finetune.search_space import Configuration, default_configuration
 from metaft.finetune.task import Task
 from metaft.metadataset.records import Measurement
@@ -59,12 +61,13 @@ class LocalExecutor:
 
     Args:
       task: what is trained on.
-      width: slots of a population; one is fastest on a CPU (design.md), full tuning always takes one.
+      width: slots of a population, fewer where memory does not allow it; one is fastest on a CPU (design.md).
       directory: where frozen runs are kept; None keeps them in memory only.
       measure_test: also measure the test split at the end of a run.
       versions: recorded with every measurement.
       clock: seconds that a run's cost is counted in. `time.process_time` (CPU seconds of all threads) is not disturbed
         by other work on the machine, and equals wall time where the process is pinned to one core.
+      mesh: devices that the task's base is divided over; None for the default device.
     """
 
     def __init__(
@@ -76,7 +79,10 @@ class LocalExecutor:
         measure_test: bool = False,
         versions: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        mesh: Mesh | None = None,
     ):
+        self._mesh = mesh
+        self._widths: dict[str, int] = {}
         self.task, self.width, self.directory, self.measure_test = task, width, directory, measure_test
         self._clock = clock
         self.compile_seconds: dict[tuple[str, str], float] = {}
@@ -154,13 +160,32 @@ class LocalExecutor:
         self._put_fresh(population, configuration, adapter)
         return population.evaluate(self.task.test)[0]
 
+    def width_of(self, variant: str) -> int:
+        """Return how many runs of a variant of `methods.METHODS` train together, decided once.
+
+        Raises:
+          ModelError: memory does not even allow one.
+        """
+        if variant not in self._widths:
+            num_devices = 1 if self._mesh is None else self._mesh.size
+            width = 1 if variant == 'full' else self.width
+            self._widths[variant] = affordable_width(
+                self.task.model, variant, self.task.train, width=width, batch=MICRO_BATCH, num_devices=num_devices
+            )
+        return self._widths[variant]
+
     def _population(self, configuration: Configuration) -> Population:
         key = program(configuration)
         if key not in self._populations:
             variant, optimizer = key
-            width = 1 if variant == 'full' else self.width
-            population = Population(self.task.model, variant, self.task.train, width=width, optimizer=optimizer)
-            self._populations[key] = population
+            self._populations[key] = Population(
+                self.task.model,
+                variant,
+                self.task.train,
+                width=self.width_of(variant),
+                optimizer=optimizer,
+                mesh=self._mesh,
+            )
         return self._populations[key]
 
     def _put_fresh(self, population: Population, configuration: Configuration, adapter: dict | None = None) -> None:

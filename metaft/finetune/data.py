@@ -4,6 +4,7 @@ import dataclasses
 from functools import lru_cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -27,6 +28,25 @@ class Rows:
     answer_start_N: Array | np.ndarray
     length_N: Array | np.ndarray
     max_answer: int
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples the rows hold."""
+        return len(self.length_N)
+
+    def layout(self) -> dict[str, Array]:
+        """Return what a model has to know beside tokens: nothing, for one right-padded example a row."""
+        return {}
+
+    def answers(self) -> tuple[Array, Array]:
+        """Return where the answers' tokens are, int32 [N, A], and which of these places are in use, bool [N, A]."""
+        start_N1, length_N1 = (jnp.asarray(x)[..., None] for x in (self.answer_start_N, self.length_N))
+        index_NA = start_N1 + jnp.arange(self.max_answer, dtype=jnp.int32).reshape([1] * (start_N1.ndim - 1) + [-1])
+        return index_NA, index_NA < length_N1
+
+    def num_exact(self, right_NA: Array, mask_NA: Array) -> Array:
+        """Return the number of examples in each row whose answer is right throughout, float32 [N]."""
+        return (jnp.all(right_NA | ~mask_NA, axis=-1) & jnp.any(mask_NA, axis=-1)).astype(jnp.float32)
 
     def take(self, index) -> 'Rows':
         """Return the rows at an integer array of any shape."""

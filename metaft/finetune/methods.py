@@ -20,7 +20,7 @@ class Method:
     Attributes:
       settings: configuration -> one member's untrained arrays.
       init: (model, settings, key) -> one member's trainable pytree, float32.
-      hidden: (model, adapter_M, settings_M, tokens [M*B, L], key_M or None) -> [M*B, L, D].
+      hidden: (model, adapter_M, settings_M, tokens [M*B, L], key_M or None, layout of packed rows) -> [M*B, L, D].
       logits: (model, adapter_M, hidden [M*B, A, D]) -> float32 [M*B, A, V].
     """
 
@@ -43,6 +43,14 @@ def padded(configuration: Configuration) -> int:
     """Return what the rank or the number of prompt vectors is padded to; 0 for full tuning."""
     size = configuration.rank or configuration.prompt_length or 0
     return next(p for p in (0, *PADDED) if size <= p)
+
+
+def padding_of(name: str) -> int:
+    """Return what the ranks or prompt vectors of a variant, a key of METHODS, are padded to; 0 for full tuning."""
+    if name == 'full':
+        return 0
+    small, large = PADDED
+    return large if name.endswith(f'_{large}') else small
 
 
 def program(configuration: Configuration) -> tuple[str, str]:

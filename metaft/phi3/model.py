@@ -4,6 +4,9 @@ Adapters replace the attributes `qkv_proj`, `o_proj`, `gate_up_proj` and `down_p
 Layers are an unrolled loop: XLA on CPU runs the body of a `lax.scan` with less parallelism.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +16,23 @@ from flax import nnx
 from metaft.phi3.attention import attention
 from metaft.phi3.config import Phi3Config
 from metaft.phi3.rotary import Rotary, rotary_tables, rotate
+
+# What a layer keeps of its forward pass for its backward pass; the rest is computed again. 'dots': the results of
+# matmuls with weights, not those of attention; 'layer': the layer's input alone.
+REMAT: Mapping[str, Callable | None] = MappingProxyType(
+    {
+        'none': None,
+        'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        'layer': jax.checkpoint_policies.nothing_saveable,
+    }
+)
+
+
+class Masks(NamedTuple):
+    """Which keys a query may see, beside causality and window: both as in `attention.attention`."""
+
+    key_mask_BS: jax.Array | None = None
+    segment_ids_BL: jax.Array | None = None
 
 
 class KeyValues(NamedTuple):
@@ -64,7 +84,7 @@ class Attention(nnx.Module):
         self.o_proj = Linear(width, config.hidden_size, **options)
 
     def __call__(
-        self, x_BLD: jax.Array, rotary: Rotary, key_mask_BS: jax.Array | None, past: KeyValues | None, offset: Any
+        self, x_BLD: jax.Array, rotary: Rotary, masks: Masks, past: KeyValues | None, offset: Any
     ) -> tuple[jax.Array, KeyValues]:
         """Returns the output [B, L, D] and the keys and values that were attended."""
         B, L, _ = x_BLD.shape
@@ -75,7 +95,7 @@ class Attention(nnx.Module):
         if past is not None:
             k = jax.lax.dynamic_update_slice_in_dim(past.k_BSKH, k, offset, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(past.v_BSKH, v, offset, axis=1)
-        out = attention(q_BLNH, k, v, window=self.config.sliding_window, key_mask_BS=key_mask_BS, query_offset=offset)
+        out = attention(q_BLNH, k, v, window=self.config.sliding_window, query_offset=offset, **masks._asdict())
         return self.o_proj(out.reshape(B, L, N * H)), KeyValues(k, v)
 
 
@@ -102,9 +122,9 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs, dtype=dtype)
 
     def __call__(
-        self, x_BLD: jax.Array, rotary: Rotary, key_mask_BS: jax.Array | None, past: KeyValues | None, offset: Any
+        self, x_BLD: jax.Array, rotary: Rotary, masks: Masks, past: KeyValues | None, offset: Any
     ) -> tuple[jax.Array, KeyValues]:
-        attended, keys_values = self.self_attn(self.input_layernorm(x_BLD), rotary, key_mask_BS, past, offset)
+        attended, keys_values = self.self_attn(self.input_layernorm(x_BLD), rotary, masks, past, offset)
         x_BLD = x_BLD + attended
         return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD)), keys_values
 
@@ -122,11 +142,15 @@ class Phi3(nnx.Module):
       rngs: seeds the random initialisation, normal with `config.initializer_range`.
       dtype: of parameters and activations; norms, softmax, rotary tables and logits are float32 whatever it is.
 
+    Attributes:
+      remat: a key of REMAT; may be set at any time before a program is traced.
+
     Reference: Abdin et al., Phi-3 Technical Report (arXiv 2404.14219).
     """
 
     def __init__(self, config: Phi3Config, *, rngs: nnx.Rngs, dtype: Any = jnp.float32) -> None:
         self.config = config
+        self.remat = 'none'
         shape = (config.vocab_size, config.hidden_size)
         self.embed_tokens = nnx.Param(jax.random.normal(rngs.params(), shape, dtype) * config.initializer_range)
         self.layers = nnx.List([Block(config, rngs=rngs, dtype=dtype) for _ in range(config.num_hidden_layers)])
@@ -143,7 +167,11 @@ class Phi3(nnx.Module):
         return jnp.take(self.embed_tokens[...], tokens_BL, axis=0, mode='fill')
 
     def hidden(
-        self, x_BLD: jax.Array, positions_BL: jax.Array | None = None, key_mask_BS: jax.Array | None = None
+        self,
+        x_BLD: jax.Array,
+        positions_BL: jax.Array | None = None,
+        key_mask_BS: jax.Array | None = None,
+        segment_ids_BL: jax.Array | None = None,
     ) -> jax.Array:
         """Runs the blocks and the final norm over embeddings.
 
@@ -151,18 +179,25 @@ class Phi3(nnx.Module):
           x_BLD: embeddings.
           positions_BL: int positions for the rotary angles; None for 0 ... L-1.
           key_mask_BS: bool [B, L], False where a token is padding that nobody may attend; None where there is none.
+          segment_ids_BL: int32, the example that a token belongs to, where several are packed into a row; give
+            positions that restart with each.
 
         Returns:
           [B, L, D], what `logits` takes.
         """
-        return self._run(x_BLD, positions_BL, key_mask_BS, None, 0)[0]
+        rotary = self._rotary(positions_BL, x_BLD)
+        masks, policy = Masks(key_mask_BS, segment_ids_BL), REMAT[self.remat]
+        for block in self.layers:
+            layer = partial(_without_cache, block, rotary, masks)
+            x_BLD = (layer if self.remat == 'none' else jax.checkpoint(layer, policy=policy))(x_BLD)
+        return self.norm(x_BLD)
 
     def prefill(
         self, x_BLD: jax.Array, positions_BL: jax.Array | None, key_mask_BS: jax.Array | None, capacity: int
     ) -> tuple[jax.Array, Cache]:
         """Runs `hidden` and keeps the keys and values in a cache with room for `capacity` >= L tokens."""
         L = x_BLD.shape[1]
-        x_BLD, layers = self._run(x_BLD, positions_BL, key_mask_BS, None, 0)
+        x_BLD, layers = self._run(x_BLD, positions_BL, Masks(key_mask_BS), None, 0)
         room = ((0, 0), (0, capacity - L), (0, 0), (0, 0))
         layers = tuple(KeyValues(jnp.pad(layer.k_BSKH, room), jnp.pad(layer.v_BSKH, room)) for layer in layers)
         return x_BLD, Cache(layers, jnp.asarray(L, jnp.int32))
@@ -171,7 +206,7 @@ class Phi3(nnx.Module):
         self, x_BLD: jax.Array, positions_BL: jax.Array, key_mask_BS: jax.Array | None, cache: Cache
     ) -> tuple[jax.Array, Cache]:
         """Runs `hidden` on the L tokens that follow those in the cache; `key_mask_BS` covers the cache's S slots."""
-        x_BLD, layers = self._run(x_BLD, positions_BL, key_mask_BS, cache.layers, cache.length)
+        x_BLD, layers = self._run(x_BLD, positions_BL, Masks(key_mask_BS), cache.layers, cache.length)
         return x_BLD, Cache(layers, cache.length + x_BLD.shape[1])
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
@@ -186,19 +221,26 @@ class Phi3(nnx.Module):
         """Computes float32 logits [B, L, V] of the token after each of `tokens_BL`; arguments as in `hidden`."""
         return self.logits(self.hidden(self.embed(tokens_BL), positions_BL, key_mask_BS))
 
+    def _rotary(self, positions_BL: jax.Array | None, x_BLD: jax.Array) -> Rotary:
+        if positions_BL is None:
+            positions_BL = jnp.arange(x_BLD.shape[1], dtype=jnp.int32)[None]
+        return rotary_tables(self.config, positions_BL)
+
     def _run(
         self,
         x_BLD: jax.Array,
         positions_BL: jax.Array | None,
-        key_mask_BS: jax.Array | None,
+        masks: Masks,
         past: tuple[KeyValues, ...] | None,
         offset: int | jax.Array,
     ) -> tuple[jax.Array, tuple[KeyValues, ...]]:
-        if positions_BL is None:
-            positions_BL = jnp.arange(x_BLD.shape[1], dtype=jnp.int32)[None]
-        rotary = rotary_tables(self.config, positions_BL)
+        rotary = self._rotary(positions_BL, x_BLD)
         layers = []
         for index, block in enumerate(self.layers):
-            x_BLD, keys_values = block(x_BLD, rotary, key_mask_BS, None if past is None else past[index], offset)
+            x_BLD, keys_values = block(x_BLD, rotary, masks, None if past is None else past[index], offset)
             layers.append(keys_values)
         return self.norm(x_BLD), tuple(layers)
+
+
+def _without_cache(block: Block, rotary: Rotary, masks: Masks, x_BLD: jax.Array) -> jax.Array:
+    return block(x_BLD, rotary, masks, None, 0)[0]

@@ -16,10 +16,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 
 from metaft.errors import ModelError
 from metaft.phi3.config import Phi3Config
 from metaft.phi3.model import Phi3
+from metaft.phi3.quantized import quantize as quantized
+from metaft.phi3.quantized import to_int8
+from metaft.phi3.sharding import spec
+from metaft.phi3.streaming import Source, to_device
 
 CONFIG = 'config.json'
 SINGLE = 'model.safetensors'
@@ -57,38 +62,61 @@ def load_config(directory: str | os.PathLike[str]) -> Phi3Config:
         raise ModelError(f'{directory}: {error}') from None
 
 
-def load_pretrained(directory: str | os.PathLike[str], dtype: Any = jnp.float32) -> Phi3:
+def load_pretrained(
+    directory: str | os.PathLike[str],
+    dtype: Any = jnp.float32,
+    *,
+    mesh: Mesh | None = None,
+    quantize: str | None = None,
+) -> Phi3:
     """Builds the model of a Hugging Face directory.
 
-    Tensors are read one at a time and go straight to device arrays of `dtype`; nothing is initialised first.
+    Tensors are read one at a time, in blocks, and go straight to device arrays of `dtype`; nothing is initialised
+    first. The host holds the model's share of its own devices and one tensor.
 
     Args:
       directory: holds `config.json` and `model.safetensors`, or shards with `model.safetensors.index.json`.
       dtype: of the parameters, whatever the file's is.
+      mesh: devices to divide the parameters over (`sharding.RULES`); None for the default device. Of several
+        processes, each reads what its own devices hold.
+      quantize: 'int8' stores the blocks' linear layers in 8 bits (`quantized`); None leaves them in `dtype`.
 
     Raises:
       ModelError: not a Phi-3, or tensors missing, unexpected, doubled, mis-shaped, or not readable; all are listed.
     """
     directory = pathlib.Path(directory)
     config = load_config(directory)
-    model = nnx.eval_shape(lambda: Phi3(config, rngs=nnx.Rngs(0), dtype=dtype))
-    graph, state = nnx.split(model)
-    wanted = {checkpoint_key(path): path for path, _ in nnx.to_flat_state(state)}
-    shapes = {path: tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}
+    plain = nnx.eval_shape(lambda: Phi3(config, rngs=nnx.Rngs(0), dtype=dtype))
+    shapes = {path: tuple(leaf.shape) for path, leaf in nnx.to_flat_state(nnx.state(plain))}
+    wanted = {checkpoint_key(path): path for path in shapes}
     files = _weight_files(directory)
     problems, places = _inspect(files, {key: (shapes[path], path[-1] == 'kernel') for key, path in wanted.items()})
     if problems:
         more = '' if len(problems) <= _LISTED else f'; and {len(problems) - _LISTED} more'
         raise ModelError(f'{directory} does not hold this Phi-3: {"; ".join(problems[:_LISTED])}{more}.')
-    loaded = {}
-    for file in files:
-        with safetensors.safe_open(file, framework='numpy') as tensors:
-            for key in (key for key, place in places.items() if place == file):
-                path = wanted[key]
-                value = tensors.get_tensor(key)
-                loaded[path] = jnp.asarray(value.T if path[-1] == 'kernel' else value, dtype)
-    leaves = [(path, leaf.replace(loaded[path])) for path, leaf in nnx.to_flat_state(state)]
-    return nnx.merge(graph, nnx.from_flat_state(leaves))
+    model = plain if quantize is None else _quantized_shape(config, dtype, quantize)
+    graph, state = nnx.split(model)
+    kept = dict(nnx.to_flat_state(state))
+    loaded: dict[Path, jax.Array] = {}
+    for key, path in wanted.items():
+        source = Source(places[key], key, shapes[path], dtype, transposed=path[-1] == 'kernel')
+        if (*path[:-1], 'kernel_scale') not in kept:
+            loaded[path] = to_device(source, _sharding(path, shapes[path], mesh))
+            continue
+        scale_path = (*path[:-1], 'kernel_scale')
+        for part, value in zip((path, scale_path), to_int8(source.read()), strict=True):
+            loaded[part] = to_device(value, _sharding(part, value.shape, mesh))
+    return nnx.merge(graph, nnx.from_flat_state([(path, leaf.replace(loaded[path])) for path, leaf in kept.items()]))
+
+
+def _quantized_shape(config: Phi3Config, dtype: Any, kind: str) -> Phi3:
+    if kind != 'int8':
+        raise ModelError(f"the base can be quantised to 'int8'; found {kind!r}.")
+    return nnx.eval_shape(lambda: quantized(Phi3(config, rngs=nnx.Rngs(0), dtype=dtype)))
+
+
+def _sharding(path: Path, shape: tuple[int, ...], mesh: Mesh | None) -> NamedSharding | None:
+    return None if mesh is None else NamedSharding(mesh, spec('.'.join(map(str, path)), shape, mesh))
 
 
 def stored_dtype(directory: str | os.PathLike[str]) -> np.dtype:

@@ -87,7 +87,7 @@ class LiveSearch:
             job = Job(run_id(c, self.candidates[c]), self.candidates[c], self.seed, t)
             by_program.setdefault(program(job.configuration), []).append(job)
         for (variant, _), jobs in by_program.items():
-            width = 1 if variant == 'full' else self.executor.width
+            width = self.executor.width_of(variant)
             for i in range(0, len(jobs), width):
                 for measurement in self.executor.advance(
                     jobs[i : i + width],

@@ -1,12 +1,10 @@
 """What one tuning job works on: a task, the candidates, and the surrogate that knows other tasks."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
-from flax import nnx
 
 from metaft.errors import BudgetError, ModelError
 from metaft.executors.local import LocalExecutor
@@ -21,7 +19,6 @@ from metaft.finetune.search_space import (
     search_space,
 )
 from metaft.metadataset.records import TaskRecord
-from metaft.phi3 import Phi3
 from metaft.search.observations import Observations
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
@@ -142,12 +139,9 @@ def draw_candidates(
 
 
 def without_unaffordable(
-    candidates: Sequence[Configuration], model: Phi3, *, asked: bool
+    candidates: Sequence[Configuration], executor: LocalExecutor, *, asked: bool
 ) -> tuple[list[Configuration], list[str]]:
-    """Leave full tuning out where it would not fit into memory.
-
-    Weights, gradients and Adam's two moments are 16 bytes a weight in float32; twice that is reckoned with, for the
-    run that is frozen while another trains, and half of the memory is left to activations and the base.
+    """Leave full tuning out where it would not fit into memory, or has nothing to train.
 
     Args:
       asked: full tuning was asked for by name, so leaving it out silently would be wrong.
@@ -158,17 +152,16 @@ def without_unaffordable(
     Raises:
       ModelError: nothing remains, or it was asked for.
     """
-    num = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    stats = jax.local_devices()[0].memory_stats() or {}
-    available = stats.get('bytes_limit') or os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
-    needed = 32 * num
-    if needed <= available / 2 or all(c.method != 'full' for c in candidates):
-        return list(candidates), []
-    sentence = f'full tuning of {num:,} weights needs about {needed / 2**30:.0f} GiB of {available / 2**30:.0f} GiB'
     kept = [c for c in candidates if c.method != 'full']
-    if asked or not kept:
-        raise ModelError(f'{sentence}; leave full out of --methods')
-    return kept, [f'Full tuning was left out: {sentence}.']
+    if len(kept) == len(candidates):
+        return kept, []
+    try:
+        executor.width_of('full')
+    except ModelError as error:
+        if asked or not kept:
+            raise
+        return kept, [f'Full tuning was left out: {error}.']
+    return list(candidates), []
 
 
 def default_width() -> int:

@@ -159,6 +159,11 @@ BAD = [
     (('--scaling_fit=nowhere',), 'nowhere holds no laws.json'),
     (('--workdir=/proc/metaft',), 'cannot be used'),
     (('--width=0',), 'at least 1'),
+    (('--mesh=data',), 'write axes with their sizes'),
+    (('--mesh=expert:2',), 'axes data, fsdp, tensor'),
+    (('--mesh=fsdp:99',), 'needs 99 devices'),
+    (('--quantize=int4',), 'int8'),
+    (('--quantize=int8', '--methods=full'), 'full tuning trains every weight'),
 ]
 
 
@@ -169,6 +174,28 @@ def test_bad_flags_are_refused_in_a_sentence(files, tmp_path, run_experiment, ca
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert words in error and error.startswith('error: ') and error.count('\n') == 1, error
+
+
+def test_a_machine_without_memory_is_told_at_the_start(files, tmp_path, run_experiment, capsys, monkeypatch):
+    for free, words in ((2**19, 'for its weights alone'), (5 * 2**20, 'training with method')):
+        monkeypatch.setattr('metaft.finetune.memory.available_bytes', lambda free=free: free)
+        with pytest.raises(SystemExit) as stopped:
+            run_experiment(*flags(files, tmp_path / 'job'))
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and words in error and 'are free' in error, error
+
+
+@pytest.mark.slow
+def test_on_a_mesh_over_an_eight_bit_base_with_tensorboard(files, tmp_path, run_experiment):
+    more = ('--mesh=data:2,fsdp:2', '--quantize=int8', '--remat=dots', '--tensorboard', '--budget_seconds=40')
+    run_experiment(*flags(files, tmp_path / 'job', *more))
+    results = json.loads((tmp_path / 'job' / 'results.json').read_text())
+    assert results['incumbent']['validation_loss'] < results['zero_shot']['validation_loss']
+    assert results['task'].endswith('@phi3_tiny-int8')
+    runs = {
+        line['run_id'] for line in map(json.loads, (tmp_path / 'job' / 'measurements.jsonl').read_text().splitlines())
+    }
+    assert {path.name for path in (tmp_path / 'job' / 'tensorboard').iterdir()} == runs
 
 
 ROWS = [

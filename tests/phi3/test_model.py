@@ -85,6 +85,30 @@ def test_half_precision_parameters_give_float32_logits_close_by():
     assert np.abs(logits - exact).mean() < 0.02 * np.abs(exact).mean()  # a rounding to bfloat16 errs by up to 0.4 %
 
 
+@pytest.mark.parametrize('remat', ['dots', 'layer'])
+def test_rematerialisation_changes_the_memory_and_not_the_gradients(remat):
+    config = cases.config(num_hidden_layers=4, intermediate_size=256)
+    graph, state = nnx.split(cases.model(config))
+    tokens = cases.tokens(config, 4, 32)
+
+    def gradient(policy):
+        def loss(state):
+            model = nnx.merge(graph, state)
+            model.remat = policy
+            return jnp.mean(model.logits(model.hidden(model.embed(tokens))) ** 2)
+
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(state).compile()
+        return compiled(state), str(jax.make_jaxpr(jax.grad(loss))(state))
+
+    (loss, wanted), plain = gradient('none')
+    (same_loss, got), program = gradient(remat)
+    assert same_loss == pytest.approx(float(loss), rel=1e-6)
+    for one, two in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6 * float(np.abs(two).max()) + 1e-7)
+    # A policy that did nothing would pass so far: matmuls of the forward pass must occur again, of attention at least.
+    assert program.count('dot_general') > plain.count('dot_general')
+
+
 def test_an_unknown_token_gives_nan_and_not_another_tokens_logits():
     model = cases.model(cases.CONFIGS['multi_head'])
     assert np.isnan(cases.logits(model, np.array([[1, 61]])))[0, 1].all()

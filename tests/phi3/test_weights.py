@@ -1,7 +1,10 @@
 """Model directories: round trips, and every way in which one can be wrong."""
 
 import json
+import subprocess
+import sys
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -11,7 +14,9 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from metaft.errors import ModelError
-from metaft.phi3 import load_config, load_pretrained, save_pretrained
+from metaft.phi3 import Phi3, load_config, load_pretrained, save_pretrained, streaming
+from metaft.phi3.quantized import QuantizedLinear, is_quantized, quantize
+from metaft.phi3.sharding import make_mesh
 from tests.phi3 import cases
 
 FILE, INDEX = 'model.safetensors', 'model.safetensors.index.json'
@@ -180,3 +185,58 @@ def test_a_model_with_an_adapter_on_it_is_not_written(tmp_path):
     with pytest.raises(ModelError, match=r'layers\.0\.mlp\.down_proj\.kernel'):
         save_pretrained(model, tmp_path / 'adapted')
     assert not (tmp_path / 'adapted').exists()
+
+
+@pytest.mark.parametrize('options', [{}, {'dtype': jnp.bfloat16}, {'quantize': 'int8'}], ids=str)
+def test_loaded_onto_a_mesh_it_is_the_same_and_really_divided(tmp_path, monkeypatch, options):
+    save_pretrained(cases.model(cases.CONFIGS['grouped']), tmp_path, 20_000)
+    whole = load_pretrained(tmp_path, **options)
+    monkeypatch.setattr(streaming, 'BLOCK_BYTES', 300)  # several blocks a tensor
+    mesh = make_mesh({'fsdp': 4, 'tensor': 2})
+    divided = load_pretrained(tmp_path, mesh=mesh, **options)
+    assert_same(divided, whole)
+    kernel = divided.layers[0].mlp.gate_up_proj.kernel[...]
+    assert kernel.addressable_shards[0].data.size == kernel.size / 8
+    assert_same(load_pretrained(tmp_path, **options), whole)
+
+
+def test_quantised_while_loading_is_quantised_after_loading(saved):
+    loaded = load_pretrained(saved, quantize='int8')
+    assert is_quantized(loaded) and not is_quantized(load_pretrained(saved))
+    assert_same(loaded, quantize(load_pretrained(saved)))
+    linear, plain = loaded.layers[0].mlp.down_proj, load_pretrained(saved).layers[0].mlp.down_proj.kernel[...]
+    assert isinstance(linear, QuantizedLinear) and linear.kernel[...].dtype == jnp.int8
+    back = np.asarray(linear.kernel[...], np.float32) * np.asarray(linear.kernel_scale[...])
+    assert np.abs(back - plain).max() <= 0.5001 * np.asarray(linear.kernel_scale[...]).max()
+    with pytest.raises(ModelError, match="'int4'"):
+        load_pretrained(saved, quantize='int4')
+    with pytest.raises(ModelError, match='kernel_scale'):
+        save_pretrained(loaded, saved / 'quantised')
+
+
+PROGRAM = """
+import resource, sys
+import jax, jax.numpy as jnp
+from metaft.phi3 import load_pretrained
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+jnp.zeros(3).block_until_ready()  # the backend has started
+before = peak()
+model = load_pretrained(sys.argv[1], getattr(jnp, sys.argv[2]))
+jax.block_until_ready(model.embed_tokens[...])
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_loading_holds_the_model_and_no_more_than_a_shard(tmp_path, dtype):
+    """144 MB of float32 in shards of 48 MB; the largest tensor has 16 MB."""
+    config = cases.config(hidden_size=1024, intermediate_size=2048, vocab_size=4096, num_hidden_layers=3)
+    graph, state = nnx.split(nnx.eval_shape(lambda: Phi3(config, rngs=nnx.Rngs(0))))
+    zeros = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), state)
+    save_pretrained(nnx.merge(graph, zeros), tmp_path, 48e6)
+    shards = [file.stat().st_size for file in tmp_path.glob('*.safetensors')]
+    assert len(shards) >= 4
+    done = subprocess.run([sys.executable, '-c', PROGRAM, tmp_path, dtype], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    model_bytes = sum(shards) * jnp.dtype(dtype).itemsize / 4
+    assert int(done.stdout) < model_bytes + 1.3 * max(shards)
