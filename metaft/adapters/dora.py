@@ -26,9 +26,7 @@ def init(model: Phi3, key: Array, mask_R: Array) -> dict:
       ModelError: the base is quantised, and so has no norms of its own.
     """
     if is_quantized(model):
-        raise ModelError(
-            'DoRA needs the norms of the weights and this base is in 8 bits; load it without quantising'
-        )
+        raise ModelError('DoRA needs the norms of the weights and this base is in 8 bits; load it without quantising')
     adapter = lora.init(model, key, mask_R)
     for path, layer, group, name in lora.module_paths(model.config.num_hidden_layers):
         adapter[path]['magnitude'] = jnp.sqrt(_squares_F(lora.linear(model, layer, group, name).kernel[...]))

@@ -22,10 +22,10 @@ def inputs(v=V, a=A, b=B):
 
 def mean_nats(x, targets, head_DV, **options):
     vocab_size = head_DV.shape[1]
-    nats, right = token_scores(
+    nats, right, above = token_scores(
         lambda x: jnp.einsum('BAD,DV->BAV', x, head_DV), x, targets, vocab_size=vocab_size, **options
     )
-    return jnp.mean(nats), (nats, right)
+    return jnp.mean(nats), (nats, above, right)
 
 
 @pytest.mark.parametrize('positions', [1, 3, 4, 9, A])
@@ -37,8 +37,8 @@ def test_chunks_change_neither_value_nor_gradient(positions):
     (whole, scores), gradients = run()
     (chunked, chunked_scores), chunked_gradients = run(max_logits=B * positions * V)
     assert chunked == pytest.approx(float(whole), abs=1e-6)
-    np.testing.assert_array_equal(chunked_scores[1], scores[1])
-    for one, two in zip((*gradients, scores[0]), (*chunked_gradients, chunked_scores[0]), strict=True):
+    np.testing.assert_array_equal(chunked_scores[2], scores[2])
+    for one, two in zip((*gradients, *scores[:2]), (*chunked_gradients, *chunked_scores[:2]), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 from metaft.errors import ModelError
 from metaft.finetune import memory
 from metaft.finetune.memory import affordable_width, estimate, num_trained
-from metaft.finetune.methods import METHODS
+from metaft.finetune.methods import METHODS, variant
 from metaft.finetune.population import CHUNK, MICRO_BATCH, Population, evaluation_batch
 from metaft.finetune.search_space import default_configuration
 from metaft.phi3 import PRESETS, Phi3
@@ -51,11 +51,20 @@ def test_estimate_is_near_what_xla_reserves(method, width, remat):
     assert used / FACTOR < got.total < used * FACTOR, (used, str(got))
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_trained_numbers_are_counted(method):
-    model = tiny_model()
-    member = Population(model, method, tiny_rows()).new_member(default_configuration(method), 0)
-    assert num_trained(model.config, method) == sum(x.size for x in jax.tree.leaves(member.trainable))
+def of_variant(name):
+    kind, _, size = name.partition('_')
+    changes = {'dora': True} if kind == 'dora' else {}
+    if size:
+        changes['prompt_length' if kind == 'prompt' else 'rank'] = int(size)
+    return dataclasses.replace(default_configuration('lora' if kind == 'dora' else kind), **changes)
+
+
+@pytest.mark.parametrize('name', METHODS)
+def test_trained_numbers_are_counted(name):
+    model, configuration = tiny_model(), of_variant(name)
+    assert variant(configuration) == name
+    member = Population(model, name, tiny_rows()).new_member(configuration, 0)
+    assert num_trained(model.config, name) == sum(x.size for x in jax.tree.leaves(member.trainable))
 
 
 def test_phi3_mini():
