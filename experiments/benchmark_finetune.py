@@ -1,6 +1,6 @@
 """How fast is a LoRA run, and a sweep of them, against transformers + PEFT + torch on the same weights and rows?
 
-    launch/local.sh benchmark_finetune --workdir=runs/finetune      # .venv needs requirements-parity.txt beside the lock
+    launch/local.sh benchmark_finetune --workdir=runs/finetune          # once requirements-parity.txt is in .venv
 
 (a) run: optimizer steps of one LoRA run, both sides warm, interleaved in one process; the median over repeats of
 tokens a second (padding not counted) and of the ratio metaft / PEFT within a repeat.
