@@ -6,13 +6,19 @@ The budget is finite, so three grid points of each run count:
     next    where it would be looked at again; early points matter only through what they tell
     reach   the furthest one that the remaining seconds pay for; the best value until there is what can be gained
 
-and one run is special: the *plan*, the run with the largest gain, which would be advanced to its reach if nothing more
-were explored. Exploring never takes what the plan needs: a step of another run must leave enough to bring the plan to
-where its gain is largest. (Charging such a step with what the plan loses was not enough: each looked cheap against the
-hope in a new run, and a short budget ended with twenty runs begun and none finished.)
+and one run is special: the *plan*, the run with the best predicted median on the way to its reach, which would be
+advanced if nothing more were explored. Other runs are measured against it, and exploring never takes what the plan
+needs: a step of another run must leave enough to bring the plan to where its median is best. (Measured against the
+incumbent alone, which early in a run is far from what it will become, every new run looks like a gain: a short budget
+ended with twenty runs begun and none finished.)
 
-    gain(c)  = max over t in (last, reach] of EI_c,t(best value so far)
-    score(c) = gain(c) / seconds(last -> next)^cost_exponent,  -inf where the plan would be cut short
+    threshold = min(best value so far, median of the plan)
+    gain(c)   = max over t in (last, reach] of EI_c,t(threshold)
+    score(c)  = gain(c) / seconds(last -> next)^cost_exponent,  -inf where the plan would be cut short
+
+While a begun run can be advanced, new ones are taken to come out `doubt` times worse than predicted: the best of many
+predictions is too good, and only a begun run has been brought down to what it is (the optimizer's curse of Smith and
+Winkler 2006).
 
 Everything is vectorised NumPy over [C, T]: a decision takes about a millisecond beside the surrogate's prediction.
 """
@@ -34,19 +40,20 @@ class Prediction(Protocol):
     def quantile_CT(self, probability: float) -> np.ndarray:
         """Value below which the outcome lies with this probability."""
 
-    def expected_improvement_CT(self, best_value: float) -> np.ndarray:
-        """E[max(0, best_value - value)], in any unit that is the same for all configurations."""
+    def expected_improvement_CT(self, best_value: float | np.ndarray) -> np.ndarray:
+        """E[max(0, best_value - value)], in any unit that is the same for all; [C, 1] is a best value for each."""
 
 
 class Acquisition(NamedTuple):
     """The decision's numbers, one a configuration."""
 
     score_C: np.ndarray  # -inf: cannot be advanced with what remains
-    gain_C: np.ndarray  # expected improvement over the incumbent at reach; 0 where it cannot be advanced
+    gain_C: np.ndarray  # expected improvement over incumbent and plan until reach; 0 where it cannot be advanced
     next_C: np.ndarray  # grid index to advance to; where it stands if it cannot
     reach_C: np.ndarray  # likewise
     seconds_C: np.ndarray  # predicted, of the step
     plan: int  # -1: nothing can be advanced
+    improves: bool  # some median ahead undercuts the incumbent
 
 
 def evaluate(
@@ -56,6 +63,7 @@ def evaluate(
     *,
     cost_exponent: float,
     minimum_step_seconds: float,
+    doubt: float,
 ) -> Acquisition:
     """Scores every configuration; the largest score is the best step.
 
@@ -65,6 +73,7 @@ def evaluate(
       remaining_seconds: of the budget.
       cost_exponent: 0 leaves the cost of the step out, 1 divides by it.
       minimum_step_seconds: a step over cheap early grid points goes on to the first one that costs at least this much.
+      doubt: factor of the predicted values of new runs while a begun one can be advanced, at least 1.
     """
     last_C = observations.last_grid_index_C
     rows = np.arange(len(last_C))
@@ -74,20 +83,26 @@ def evaluate(
     can_advance_C = reach_C > last_C
     if not can_advance_C.any():
         zero_C = np.zeros(len(rows))
-        return Acquisition(np.full(len(rows), -np.inf), zero_C, last_C, last_C, zero_C, -1)
+        return Acquisition(np.full(len(rows), -np.inf), zero_C, last_C, last_C, zero_C, -1, False)
 
     grid = np.arange(ahead_CT.shape[1])[None, :]
     is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
-    improvement_CT = np.asarray(prediction.expected_improvement_CT(observations.best_value), np.float64)
-    gain_CT = np.maximum.accumulate(np.where(is_ahead_CT, improvement_CT, 0.0), axis=1)  # of the best until there
-    gain_C = gain_CT[:, -1]
-    plan = int(np.argmax(gain_C))
+    median_CT = np.where(is_ahead_CT, np.asarray(prediction.quantile_CT(0.5), np.float64), np.inf)
+    improves = float(np.min(median_CT)) < observations.best_value
+    has_begun = bool(np.any(observations.started_C & can_advance_C))
+    doubt_C1 = np.where(observations.started_C | (not has_begun), 1.0, doubt)[:, None]
+    median_CT = doubt_C1 * median_CT
+    plan, at = map(int, np.unravel_index(np.argmin(median_CT), median_CT.shape))
+    threshold = min(observations.best_value, float(median_CT[plan, at]))
+    improvement_CT = doubt_C1 * np.asarray(prediction.expected_improvement_CT(threshold / doubt_C1), np.float64)
+    gain_C = np.max(np.where(is_ahead_CT, improvement_CT, 0.0), axis=1)
 
     step_C = ahead_CT[rows, next_C]
-    planned_seconds = ahead_CT[plan, int(np.argmax(gain_CT[plan]))]
+    planned_seconds = ahead_CT[plan, at]
     leaves_plan_C = (rows == plan) | (step_C + planned_seconds <= remaining_seconds)
     # A cost below a thousandth of the rest is free: the ratio says nothing there.
     score_C = gain_C / np.maximum(step_C, 1e-3 * remaining_seconds) ** cost_exponent
+    score_C[plan] = max(score_C[plan], np.finfo(float).tiny)  # where nothing is better than the plan, the plan
     return Acquisition(
         score_C=np.where(can_advance_C & leaves_plan_C, score_C, -np.inf),
         gain_C=gain_C,
@@ -95,6 +110,7 @@ def evaluate(
         reach_C=reach_C,
         seconds_C=np.where(can_advance_C, step_C, 0.0),
         plan=plan,
+        improves=improves,
     )
 
 

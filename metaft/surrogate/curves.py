@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_RESAMPLED_U = 2.0 ** np.arange(-6.0, 0.5, 0.5)  # fractions of a full run: 1/64 ... 1, two an octave
-NUM_FEATURES = 2 * len(_RESAMPLED_U) + 8
 OCTAVES = 6.0  # log2 of the grid's span: brings log budgets to about [-1, 0]
+_AN_OCTAVE = 2
+_RESAMPLED_U = 2.0 ** np.linspace(-OCTAVES, 0.0, round(OCTAVES * _AN_OCTAVE) + 1)  # fractions of a full run: 1/64 ... 1
+NUM_RESAMPLED = len(_RESAMPLED_U)
+NUM_FEATURES = 2 * NUM_RESAMPLED + 8
 
 
 class Curves(NamedTuple):
@@ -71,3 +73,33 @@ def features(curves: Curves, fractions_T: np.ndarray) -> jax.Array:
 def at(values_CT: jax.Array, index_C: jax.Array) -> jax.Array:
     """Returns the entry of each row at its own index."""
     return jnp.take_along_axis(values_CT, index_C[:, None], axis=1)[:, 0]
+
+
+def resample(values_CT: np.ndarray, fractions_T: np.ndarray) -> np.ndarray:
+    """Interpolates complete curves to the U budgets, in log budget; beyond the grid the ends are carried on."""
+    log_T, log_U = np.log2(np.asarray(fractions_T, np.float64)), np.log2(_RESAMPLED_U)
+    return np.array([np.interp(log_U, log_T, values_T) for values_T in values_CT]).reshape(-1, NUM_RESAMPLED)
+
+
+def read(resampled_CU: jax.Array, log_budget_CT: jax.Array) -> jax.Array:
+    """Interpolates each row, given at the U budgets, at its own log2 budgets; jit-able."""
+    place_CT = jnp.clip((log_budget_CT + OCTAVES) * _AN_OCTAVE, 0.0, NUM_RESAMPLED - 1.0)
+    below_CT = jnp.minimum(place_CT.astype(jnp.int32), NUM_RESAMPLED - 2)
+    share_CT = place_CT - below_CT.astype(jnp.float32)
+    low, high = (jnp.take_along_axis(resampled_CU, below_CT + i, axis=1) for i in (0, 1))
+    return low + share_CT * (high - low)
+
+
+def lengths(values_CT: np.ndarray) -> np.ndarray:
+    """Returns one more than the index of each row's last number that is not NaN, 0 for none; int32."""
+    seen_CT = ~np.isnan(values_CT)
+    return np.where(seen_CT.any(axis=1), seen_CT.shape[1] - np.argmax(seen_CT[:, ::-1], axis=1), 0).astype(np.int32)
+
+
+def forward_fill(values_CT: np.ndarray) -> np.ndarray:
+    """Carries values on over NaN, and the first one back; rows of NaN become 0."""
+    seen_CT = ~np.isnan(values_CT)
+    index_CT = np.maximum.accumulate(np.where(seen_CT, np.arange(values_CT.shape[1])[None, :], -1), axis=1)
+    first_C = np.argmax(seen_CT, axis=1)
+    filled_CT = np.take_along_axis(values_CT, np.where(index_CT < 0, first_C[:, None], index_CT), axis=1)
+    return np.where(seen_CT.any(axis=1)[:, None], filled_CT, 0.0).astype(np.float32)

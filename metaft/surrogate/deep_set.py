@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metaft.surrogate import curves
+from metaft.surrogate import curves, memory
 from metaft.surrogate.context import Context, Query
 from metaft.surrogate.likelihood import Mixture
 
@@ -33,7 +33,7 @@ _linear_general = functools.partial(nnx.LinearGeneral, kernel_init=nnx.initializ
 class Architecture:
     """Sizes of the network; with the encoding all that is needed to build it."""
 
-    num_hyperparameters: int  # E
+    num_hyperparameters: int  # E, the last of them what memory.py knows of a configuration
     num_task_features: int  # Z
     width: int = 64  # D of elements and pools
     trunk_width: int = 128
@@ -75,7 +75,8 @@ class DeepSet(nnx.Module):
         own_CD = self.own_curve(jnp.concatenate([query.config_CE, query.curve_CX], axis=1))
         shared_CD = jnp.broadcast_to(task_D[None, :], own_CD.shape)
         trunk_CD = self.trunk(jnp.concatenate([query.config_CE, own_CD, shared_CD, kernel_CF], axis=1))
-        relative = self.head(trunk_CD, query, log_budget_CT)
+        known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
+        relative = self.head(trunk_CD, query, known_CU, log_budget_CT)
         value = relative.value._replace(mean=relative.value.mean + context.level)
         return relative._replace(value=value, rate_mean_CT=relative.rate_mean_CT + context.rate_level)
 
@@ -123,24 +124,30 @@ class KernelPool(nnx.Module):
 class CurveHead(nnx.Module):
     """A power law from the last observation on, G Gaussians around it, and one Gaussian for the log cost rate.
 
-    law(t) = y_n + a (1 - (budget_n / budget_t)^b), so that y_n + a is reached in the limit. Without an own curve y_n is
-    predicted too and stands at the grid's beginning.
+    law(t) = y_n + a (1 - (budget_n / budget_t)^b) + (1 + g) (m(t) - m(n))
+
+    so that without m, what such runs did on other tasks (memory.py), y_n + a is reached in the limit. Without an own
+    curve y_n is predicted too and stands at the grid's beginning, and m(n) is 0.
     """
 
     def __init__(self, a: Architecture, rngs: nnx.Rngs):
         self.num_components = a.num_components
-        self.law = _linear(a.trunk_width, 4, rngs=rngs)
+        self.law = _linear(a.trunk_width, 5, rngs=rngs)
         self.from_trunk = _linear(a.trunk_width, a.width, rngs=rngs)
         self.from_budget = _linear(4, a.width, use_bias=False, rngs=rngs)
         self.out = _linear(a.width, 3 * a.num_components + 2, rngs=rngs)
 
-    def __call__(self, trunk_CD: jax.Array, query: Query, log_budget_CT: jax.Array) -> Output:
-        start_C, limit_C, exponent_C, rate_C = self.law(trunk_CD).T
+    def __call__(self, trunk_CD: jax.Array, query: Query, known_CU: jax.Array, log_budget_CT: jax.Array) -> Output:
+        start_C, limit_C, exponent_C, rate_C, gain_C = self.law(trunk_CD).T
         has_C = query.has_curve_C
         octaves_CT = jnp.maximum(log_budget_CT - query.last_log_budget_C[:, None], 0.0)
         anchor_C = has_C * query.last_y_C + (1.0 - has_C) * start_C
         progress_CT = 1.0 - jnp.exp2(-jax.nn.softplus(exponent_C)[:, None] * octaves_CT)
         law_CT = anchor_C[:, None] + limit_C[:, None] * progress_CT
+        # What such runs did elsewhere, from the last observation on.
+        known_CT = curves.read(known_CU, log_budget_CT)
+        known_CT -= has_C[:, None] * curves.read(known_CU, query.last_log_budget_C[:, None])
+        law_CT += (1.0 + gain_C)[:, None] * known_CT
 
         budget_CTF = jnp.stack(
             [

@@ -18,6 +18,7 @@ from metaft.metadataset.tables import TaskTable
 from metaft.surrogate import deep_set, episodes, evaluation, training, transforms
 from metaft.surrogate.encoding import Encoding
 from metaft.surrogate.episodes import EpisodeSettings
+from metaft.surrogate.memory import SIZE, Memory
 from metaft.surrogate.surrogate import Calibration, Surrogate
 from metaft.surrogate.training import TrainingSettings
 
@@ -54,8 +55,9 @@ def learn(
     """
     num_M = settings.num_members
     encoding = fit_encoding(tables)
-    architecture = deep_set.Architecture(encoding.num_hyperparameters, encoding.num_task_features)
-    collated = episodes.collate(tables, encoding)
+    memory = Memory.fit(tables, encoding)
+    architecture = deep_set.Architecture(encoding.num_hyperparameters + SIZE, encoding.num_task_features)
+    collated = episodes.collate(tables, encoding, memory)
     weight_W = _weights(tables)
     fractions = tuple(map(float, tables[0].fractions_T))
     recipe = training.Recipe(architecture, fractions, settings.training, settings.episodes)
@@ -74,7 +76,7 @@ def learn(
 
     training.fit(recipe, collated, ~is_left_out_MW * weight_W, seed, look)
     members = [
-        Surrogate(architecture, encoding, jax.tree.map(lambda x, m=m: x[m : m + 1], best['params']))
+        Surrogate(architecture, encoding, memory, jax.tree.map(lambda x, m=m: x[m : m + 1], best['params']))
         for m in range(num_M)
     ]
     calibration = calibrate(members, [fold.test for fold in folds], seed)
@@ -90,7 +92,7 @@ def learn(
         'left_out_loss': left_out_loss,
         'proven': proven(tables),
     }
-    return Surrogate(architecture, encoding, jax.tree.map(np.asarray, params), calibration, provenance)
+    return Surrogate(architecture, encoding, memory, jax.tree.map(np.asarray, params), calibration, provenance)
 
 
 def proven(tables: Sequence[TaskTable], num_per_table: int = 2) -> list[dict]:

@@ -11,9 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
 from metaft.surrogate import curves, transforms
 from metaft.surrogate.encoding import Encoding
+from metaft.surrogate.memory import SIZE, Memory
 
 _NUM_WAVES = 16  # of a random function: a sample of a Gaussian process, nearly
 
@@ -47,14 +49,15 @@ class EpisodeSettings:
     """How episodes are drawn; every number is a share or a standard deviation unless it says otherwise."""
 
     num_runs: int = 128  # C, at most
-    empty: float = 0.1  # episodes with nothing observed
-    biased: float = 0.5  # episodes where good runs were advanced more
+    empty: float = 0.15  # episodes with nothing observed
+    biased: float = 0.7  # episodes where good runs were advanced more
+    remembered: float = 0.7  # of those, where the runs advanced are those that were good on other tasks
     mixup: float = 0.4  # episodes that blend two tasks
     min_shared: int = 8  # configurations that two tasks must share to be blended
     warp: float = 0.5  # of log scale and shift of the values
     bend: float = 0.35  # of a random smooth function of the configuration, in spreads of the final values
     cost_shift: float = 0.3  # of the log cost rate, so that the machine is read off the context
-    task_dropout: float = 0.5  # episodes without meta-features: with few tasks they identify the task
+    task_dropout: float = 0.8  # episodes without meta-features: with few tasks they identify the task
     task_noise: float = 0.5  # of standardised meta-features
 
 
@@ -65,8 +68,8 @@ def unperturbed(settings: EpisodeSettings) -> EpisodeSettings:
     )
 
 
-def collate(tables: Sequence[TaskTable], encoding: Encoding) -> Tables:
-    """Encodes, transforms and pads tables of one grid."""
+def collate(tables: Sequence[TaskTable], encoding: Encoding, memory: Memory) -> Tables:
+    """Encodes, transforms and pads tables of one grid; what is remembered of a table leaves its own dataset out."""
     num_C = max(len(table.configurations) for table in tables)
     keys = [[repr(sorted(c.items(), key=str)) for c in table.configurations] for table in tables]
     rows = [{key: c for c, key in reversed(list(enumerate(column)))} for column in keys]
@@ -75,12 +78,14 @@ def collate(tables: Sequence[TaskTable], encoding: Encoding) -> Tables:
         y_CT = transforms.transform(table.values_CT, table.metric, table.reference_value)
         rate_CT = transforms.log_rates(table.costs_CT, table.fractions_T, table.reference_seconds * table.max_examples)
         rate_CT = (rate_CT - encoding.cost_center) / encoding.cost_scale
+        config_CE = encoding.configurations(table.configurations)
+        known_CU = memory.recall(config_CE, table.metric, without=splits.dataset_of(table))
         parts = (
-            encoding.configurations(table.configurations),
-            forward_fill(y_CT),
-            forward_fill(rate_CT),
+            np.concatenate([config_CE, known_CU], axis=1),
+            curves.forward_fill(y_CT),
+            curves.forward_fill(rate_CT),
             np.isfinite(rate_CT),
-            lengths(y_CT),
+            curves.lengths(y_CT),
             np.array([[other.get(key, -1) for other in rows] for key in column], np.int32),
         )
         extra = num_C - len(table.configurations)
@@ -88,21 +93,6 @@ def collate(tables: Sequence[TaskTable], encoding: Encoding) -> Tables:
     config, y, rate, has_rate, length, same = (jnp.asarray(np.stack(parts)) for parts in zip(*padded, strict=True))
     task_WZ = jnp.asarray(np.stack([encoding.task(table.meta_features, table.metric) for table in tables]))
     return Tables(config, y, rate, has_rate, length, task_WZ, same)
-
-
-def lengths(values_CT: np.ndarray) -> np.ndarray:
-    """Returns one more than the index of each row's last number that is not NaN, 0 for none; int32."""
-    seen_CT = ~np.isnan(values_CT)
-    return np.where(seen_CT.any(axis=1), seen_CT.shape[1] - np.argmax(seen_CT[:, ::-1], axis=1), 0).astype(np.int32)
-
-
-def forward_fill(values_CT: np.ndarray) -> np.ndarray:
-    """Carries values on over NaN, and the first one back; rows of NaN become 0."""
-    seen_CT = ~np.isnan(values_CT)
-    index_CT = np.maximum.accumulate(np.where(seen_CT, np.arange(values_CT.shape[1])[None, :], -1), axis=1)
-    first_C = np.argmax(seen_CT, axis=1)
-    filled_CT = np.take_along_axis(values_CT, np.where(index_CT < 0, first_C[:, None], index_CT), axis=1)
-    return np.where(seen_CT.any(axis=1)[:, None], filled_CT, 0.0).astype(np.float32)
 
 
 def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: EpisodeSettings) -> Episode:
@@ -123,8 +113,11 @@ def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: Epis
     both_C = jnp.where(same_C >= 0, jnp.minimum(measured_C, tables.length_WC[other, same_C]), 0)
     measured_C = jnp.where(share > 0.0, both_C, measured_C)
 
-    is_seen_CT = observed(state_key, y_CT[:, -1], measured_C, num_T, settings)
     config_CE = tables.config_WCE[w, row_C]
+    state_key, by_key = jax.random.split(state_key)
+    is_remembered = jax.random.uniform(by_key) < settings.remembered
+    promising_C = jnp.where(is_remembered, config_CE[:, -SIZE + curves.NUM_RESAMPLED - 1], y_CT[:, -1])
+    is_seen_CT = observed(state_key, promising_C, measured_C, num_T, settings)
     y_CT, rate_CT, task_Z = _perturb(change_key, config_CE, y_CT, rate_CT, task_Z, jnp.any(is_seen_CT), settings)
     shown = curves.Curves(y_CT, rate_CT, is_seen_CT)
     return Episode(config_CE, shown, y_CT, rate_CT, tables.has_rate_WCT[w, row_C], measured_C, task_Z)

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
-from metaft.surrogate import episodes, likelihood, transforms
+from metaft.surrogate import curves, episodes, likelihood, transforms
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
 
@@ -54,7 +55,7 @@ def hide(table: TaskTable, num_points: int, seed: int) -> tuple[np.ndarray, np.n
     """Returns values and costs [C, T] as a search would know them after `num_points` observations; NaN: hidden."""
     y_CT = transforms.transform(table.values_CT, table.metric, table.reference_value)
     num_T = len(table.fractions_T)
-    last_y_C, measured_C = jnp.asarray(episodes.forward_fill(y_CT)[:, -1]), jnp.asarray(episodes.lengths(y_CT))
+    last_y_C, measured_C = jnp.asarray(curves.forward_fill(y_CT)[:, -1]), jnp.asarray(curves.lengths(y_CT))
     state = _observed(
         jax.random.key(seed), last_y_C, measured_C, num_T, episodes.EpisodeSettings(), jnp.float32(num_points)
     )
@@ -63,10 +64,10 @@ def hide(table: TaskTable, num_points: int, seed: int) -> tuple[np.ndarray, np.n
 
 
 def ask(surrogate: Surrogate, table: TaskTable, values_CT: np.ndarray, costs_CT: np.ndarray) -> Prediction:
-    """Predicts a table's runs from what is observed of them."""
+    """Predicts a table's runs from what is observed of them, remembering no other run of its dataset."""
     return surrogate.predict(
         table.meta_features,
-        table.configurations,
+        surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table)),
         values_CT,
         costs_CT,
         metric=table.metric,

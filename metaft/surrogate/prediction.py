@@ -22,9 +22,9 @@ _IMPROVEMENT_NODES = 33  # of the integral of an expected improvement
 
 
 @jax.jit
-def _cdf_at(mixture: Mixture, y_Q: jax.Array) -> jax.Array:
+def _cdf_at(mixture: Mixture, y_QC1: jax.Array) -> jax.Array:
     """Returns P(Y <= y) at several y, [Q, C, T]; one after another, for the mixture is large beside the result."""
-    return jax.lax.map(lambda y: likelihood.cdf(mixture, jnp.full((1, 1), y, jnp.float32)), y_Q)
+    return jax.lax.map(lambda y_C1: likelihood.cdf(mixture, y_C1), y_QC1)
 
 
 _log_density = jax.jit(likelihood.log_density)
@@ -59,17 +59,18 @@ class Prediction:
         y_CT = _quantile(self.mixture, jnp.full((1, 1), probability, jnp.float32))
         return self._unless_observed(self._inverse(np.asarray(y_CT)), self.observed_CT)
 
-    def expected_improvement_CT(self, best_value: float) -> np.ndarray:
-        """Returns E[max(0, best - value)] / reference value, in the metric's own unit.
+    def expected_improvement_CT(self, best_value: float | np.ndarray) -> np.ndarray:
+        """Returns E[max(0, best - value)] / reference value, in the metric's own unit; [C, 1] is a best for each.
 
         Not in the transformed space: there a small chance of a loss near 0 outweighs a sure good one, and the search
         spends a short budget on configurations that mostly fail. Integrated over the distribution function:
         E[max(0, best - V)] is the integral of P(V < v) for v from 0 to best.
         """
-        v_Q = np.linspace(0.0, best_value, _IMPROVEMENT_NODES)
-        y_Q = self.transform(v_Q).astype(np.float32)
-        improvement_CT = np.trapezoid(np.asarray(_cdf_at(self.mixture, y_Q)), v_Q, axis=0)
-        observed_CT = np.maximum(best_value - self.observed_CT, 0.0)
+        best_C1 = np.broadcast_to(np.asarray(best_value, np.float64), (len(self.observed_CT), 1))
+        v_QC1 = np.linspace(0.0, best_C1, _IMPROVEMENT_NODES)
+        below_QCT = np.asarray(_cdf_at(self.mixture, self.transform(v_QC1).astype(np.float32)))
+        improvement_CT = np.trapezoid(below_QCT, v_QC1, axis=0)
+        observed_CT = np.maximum(best_C1 - self.observed_CT, 0.0)
         return self._unless_observed(improvement_CT, observed_CT) / max(self.reference_value, 1e-6)
 
     def sample_QCT(self, key: jax.Array, num: int) -> np.ndarray:

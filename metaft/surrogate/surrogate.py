@@ -1,7 +1,7 @@
 """The surrogate a search asks: checkpoint in and out, and one call from observations to predictions.
 
-A checkpoint is a directory with `surrogate.json` (encoding, sizes, calibration, where it came from) and
-`members.safetensors`.
+A checkpoint is a directory with `surrogate.json` (encoding, sizes, calibration, where it came from),
+`members.safetensors` and `memory.safetensors`.
 """
 
 import dataclasses
@@ -19,14 +19,15 @@ import safetensors.numpy
 from flax import nnx
 
 from metaft.errors import ModelError
-from metaft.surrogate import curves, deep_set, episodes, training, transforms
+from metaft.surrogate import curves, deep_set, training, transforms
 from metaft.surrogate.context import observe
 from metaft.surrogate.coverage import Coverage, coverage
 from metaft.surrogate.encoding import Configurations, Encoding
 from metaft.surrogate.likelihood import Mixture
+from metaft.surrogate.memory import Memory
 from metaft.surrogate.prediction import Prediction
 
-FORMAT = 1
+FORMAT = 2
 _CONTEXT_SIZES = (64, 256, 512)  # a compiled program each; beyond, the most informative runs
 _QUERY_SIZES = (64, 256, 512, 1024)  # beyond, multiples of the last
 
@@ -45,6 +46,7 @@ class Surrogate:
 
     architecture: deep_set.Architecture
     encoding: Encoding
+    memory: Memory
     params: training.Params  # members stacked
     calibration: Calibration = Calibration()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what it was trained on, and how
@@ -54,10 +56,12 @@ class Surrogate:
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         (directory / 'members.safetensors').write_bytes(safetensors.numpy.save(_flatten(self.params)))
+        (directory / 'memory.safetensors').write_bytes(safetensors.numpy.save(self.memory.arrays()))
         record = {
             'format': FORMAT,
             'architecture': dataclasses.asdict(self.architecture),
             'encoding': self.encoding.to_json(),
+            'memory': {'metrics': self.memory.metrics, 'datasets': self.memory.datasets},
             'calibration': dataclasses.asdict(self.calibration),
             'provenance': dict(self.provenance),
         }
@@ -70,6 +74,7 @@ class Surrogate:
         try:
             record = json.loads((directory / 'surrogate.json').read_text())
             arrays = safetensors.numpy.load_file(directory / 'members.safetensors')
+            remembered = safetensors.numpy.load_file(directory / 'memory.safetensors')
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise ModelError(
                 f'{directory} holds no surrogate ({error}); make one with experiments.train_surrogate'
@@ -83,6 +88,7 @@ class Surrogate:
         return cls(
             architecture,
             Encoding.from_json(record['encoding']),
+            Memory.from_arrays(remembered, **record['memory']),
             _unflatten(architecture, arrays, directory),
             calibration,
             record['provenance'],
@@ -93,9 +99,16 @@ class Surrogate:
         """Configurations that were among the best of a training task."""
         return list(self.provenance.get('proven', ()))
 
-    def encode(self, configurations: Configurations) -> np.ndarray:
-        """Encodes configurations once for many predictions, float32 [C, E]."""
-        return self.encoding.configurations(configurations)
+    def encode(self, configurations: Configurations, metric: str, without: str | None = None) -> np.ndarray:
+        """Encodes configurations, and what is remembered of them, once for many predictions, float32 [C, E].
+
+        Args:
+          configurations: dictionaries.
+          metric: that will be predicted.
+          without: a dataset whose runs are not remembered, where a training task is asked about.
+        """
+        config_CE = self.encoding.configurations(configurations)
+        return np.concatenate([config_CE, self.memory.recall(config_CE, metric, without)], axis=1)
 
     def coverage(self, meta_features: Mapping[str, float], configurations: Configurations = ()) -> Coverage:
         """Says how far a task and configurations lie outside of what the surrogate has seen."""
@@ -127,7 +140,7 @@ class Surrogate:
           fractions_T: the grid of budgets as fractions of a full run.
           max_examples: of a full run.
         """
-        config_CE = configurations if isinstance(configurations, np.ndarray) else self.encode(configurations)
+        config_CE = configurations if isinstance(configurations, np.ndarray) else self.encode(configurations, metric)
         values_CT = _carry_divergence(np.asarray(values_CT, np.float64))
         num_C, num_T = values_CT.shape
         if len(config_CE) != num_C or costs_CT.shape != values_CT.shape or len(fractions_T) != num_T:
@@ -139,11 +152,11 @@ class Surrogate:
         y_CT = transforms.transform(values_CT, metric, reference_value)
         rate_CT = transforms.log_rates(costs_CT, fractions_T, unit_seconds)
         rate_CT = (rate_CT - self.encoding.cost_center) / self.encoding.cost_scale
-        last_C = episodes.lengths(y_CT) - 1
+        last_C = curves.lengths(y_CT) - 1
 
         extra = _query_size(num_C) - num_C
         pad = lambda x: jnp.asarray(np.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1)))
-        shown = curves.Curves(pad(np.nan_to_num(y_CT)), pad(episodes.forward_fill(rate_CT)), pad(~np.isnan(y_CT)))
+        shown = curves.Curves(pad(np.nan_to_num(y_CT)), pad(curves.forward_fill(rate_CT)), pad(~np.isnan(y_CT)))
         predict = _predictor(self.architecture, tuple(map(float, fractions_T)))
         mixture, rate_mean_CT, rate_sd_CT = predict(
             self.params,

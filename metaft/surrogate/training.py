@@ -28,7 +28,7 @@ _VALIDATION_EPISODES = 64
 class TrainingSettings:
     """The recipe."""
 
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 8  # episodes an update
     num_queries: int = 48  # runs asked about an episode
     num_budgets: int = 5  # budgets asked a run, the last one always

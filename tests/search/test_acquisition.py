@@ -5,30 +5,56 @@ import numpy as np
 from metaft.search import acquisition
 from tests.search.beliefs import GaussianBelief, GaussianPrediction, curves, empty, seconds
 
-POLICY = dict(cost_exponent=0.5, minimum_step_seconds=0.0)
+POLICY = dict(cost_exponent=0.5, minimum_step_seconds=0.0, doubt=1.0)
 
 
 def certain(values_CT, seconds_CT):
     return GaussianPrediction(values_CT, np.zeros_like(values_CT), seconds_CT)
 
 
-def test_without_uncertainty_the_gain_is_the_improvement_at_the_best_point_within_reach():
+def test_without_uncertainty_the_best_point_within_reach_is_the_plan_and_nothing_is_better():
     values_CT = np.array([[3.0, 2.5, 2.0, 2.2, 1.0], [2.9, 2.6, 2.4, 2.1, 1.9], [4.0, 4.0, 4.0, 4.0, 4.0]])
     prediction = certain(values_CT, seconds([16.0, 16.0, 16.0]))
     decision = acquisition.evaluate(empty(3), prediction, 8.0, **POLICY)  # half of a full run
-    np.testing.assert_allclose(decision.gain_C, [3.0 - 2.0, 3.0 - 2.1, 0.0], atol=1e-9)
-    assert decision.reach_C.tolist() == [3, 3, 3] and decision.plan == 0
+    np.testing.assert_allclose(decision.gain_C, 0.0, atol=1e-9)
+    assert decision.reach_C.tolist() == [3, 3, 3] and decision.plan == np.argmax(decision.score_C) == 0
+    assert decision.improves
+    found = empty(3).observe(0, 2, 2.0, cost_seconds=4.0)
+    assert not acquisition.evaluate(found, prediction, 4.0, **POLICY).improves
 
 
 def test_the_gain_agrees_with_the_integral_over_the_posterior():
     belief = GaussianBelief(curves([1.0, 1.5]), seconds([16.0, 16.0]), sd=0.7)
     observations = empty(2).observe(0, 1, 2.0, 2.0)
     prediction = belief(observations)
-    decision = acquisition.evaluate(observations, prediction, 100.0, **POLICY)
-    draws = np.random.default_rng(0).normal(size=(200_000, 1, 1)) * prediction.sd_CT + prediction.mean_CT
-    for c, last in ((0, 1), (1, -1)):
-        integral_T = np.maximum(2.0 - draws[:, c, last + 1 :], 0.0).mean(axis=0)
-        np.testing.assert_allclose(decision.gain_C[c], integral_T.max(), rtol=0.02)  # 200,000 draws: 5 sd are below 2 %
+    for doubt in (1.0, 1.5):
+        decision = acquisition.evaluate(observations, prediction, 100.0, **{**POLICY, 'doubt': doubt})
+        draws = np.random.default_rng(0).normal(size=(200_000, 1, 1)) * prediction.sd_CT + prediction.mean_CT
+        factor_C = np.array([1.0, doubt])  # of the run that was not begun
+        medians_C = [prediction.mean_CT[0, 2:].min(), doubt * prediction.mean_CT[1].min()]
+        assert decision.plan == np.argmin(medians_C) and min(medians_C) < 2.0
+        for c, last in ((0, 1), (1, -1)):
+            integral_T = np.maximum(min(medians_C) - factor_C[c] * draws[:, c, last + 1 :], 0.0).mean(axis=0)
+            np.testing.assert_allclose(decision.gain_C[c], integral_T.max(), rtol=0.02)  # 5 sd of the draws
+
+
+def test_a_run_in_hand_is_not_left_for_one_that_is_predicted_only_a_little_better():
+    prediction = certain(curves([1.0, 0.9, 0.5]), seconds([16.0] * 3))
+    observations = empty(3).observe(0, 1, 2.4, cost_seconds=2.0)
+    choose = lambda doubt: int(
+        np.argmax(acquisition.evaluate(observations, prediction, 50.0, **{**POLICY, 'doubt': doubt}).score_C)
+    )
+    assert [choose(doubt) for doubt in (1.0, 1.5, 2.5)] == [2, 2, 0]
+
+
+def test_there_is_no_doubt_where_nothing_is_in_hand():
+    """A predicted gain that is less than the doubt is still a gain, before the first run and after the last one ended."""
+    prediction = certain(curves([2.5, 2.7]), seconds([16.0] * 2))
+    policy = {**POLICY, 'doubt': 5.0}
+    first = acquisition.evaluate(empty(2), prediction, 50.0, **policy)
+    assert first.improves and first.plan == np.argmax(first.score_C) == 0
+    ended = acquisition.evaluate(empty(2).observe(1, 4, 2.7, cost_seconds=16.0), prediction, 30.0, **policy)
+    assert ended.improves and ended.plan == np.argmax(ended.score_C) == 0
 
 
 def test_with_little_budget_only_what_can_still_be_reached_counts():
@@ -45,7 +71,7 @@ def test_start_up_and_measurement_are_paid_from_the_budget():
     observations = empty(2, overhead_seconds_C=np.array([0.0, 9.0]), measurement_seconds=1.0)
     decision = acquisition.evaluate(observations, prediction, 9.5, **POLICY)
     assert decision.reach_C.tolist() == [3, -1]  # 8 + 1 fit; 1 + 9 + 1 do not
-    assert np.isneginf(decision.score_C[1]) and decision.gain_C[1] == 0.0
+    assert np.isneginf(decision.score_C[1]) and decision.gain_C[1] == 0.0 and decision.plan == 0
     started = observations.observe(1, 0, 2.5, cost_seconds=1.0)
     assert acquisition.evaluate(started, prediction, 9.5, **POLICY).reach_C.tolist() == [3, 3]  # 7 + 1
 
@@ -57,8 +83,7 @@ def test_the_cost_exponent_weighs_cheap_against_good():
             empty(2),
             GaussianPrediction(prediction.mean_CT, np.full((2, 5), 0.5), prediction.cost_seconds_CT),
             100.0,
-            cost_exponent=exponent,
-            minimum_step_seconds=0.0,
+            **{**POLICY, 'cost_exponent': exponent},
         ).score_C
     )
     assert choose(0.0) == 0 and choose(1.0) == 1
@@ -66,9 +91,9 @@ def test_the_cost_exponent_weighs_cheap_against_good():
 
 def test_a_step_goes_on_to_the_first_point_that_is_worth_a_decision():
     prediction = certain(curves([1.0, 1.0]), seconds([16.0, 64.0]))
-    decision = acquisition.evaluate(empty(2), prediction, 100.0, cost_exponent=0.5, minimum_step_seconds=3.0)
+    decision = acquisition.evaluate(empty(2), prediction, 100.0, **{**POLICY, 'minimum_step_seconds': 3.0})
     assert decision.next_C.tolist() == [2, 0]  # 1, 2, 4 seconds; 4 seconds
-    short = acquisition.evaluate(empty(2), prediction, 2.0, cost_exponent=0.5, minimum_step_seconds=3.0)
+    short = acquisition.evaluate(empty(2), prediction, 2.0, **{**POLICY, 'minimum_step_seconds': 3.0})
     assert short.next_C.tolist() == [1, -1]  # not beyond what can be paid
 
 

@@ -92,7 +92,7 @@ def test_with_a_perfect_posterior_the_best_run_is_taken_to_its_end():
 
 
 def test_the_last_seconds_finish_the_best_run_rather_than_start_others():
-    """Freeze-thaw at two full runs over thirty equal priors: it explores, and still ends with a finished run."""
+    """At two full runs over thirty equal priors, which are right and so not doubted, it explores and still finishes."""
     finished = []
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -100,7 +100,9 @@ def test_the_last_seconds_finish_the_best_run_rather_than_start_others():
         drawn = np.linalg.cholesky(0.95 ** np.abs(np.arange(5)[:, None] - np.arange(5)[None, :]) + 1e-9 * np.eye(5))
         values_CT = prior.mean_CT + 0.4 * rng.normal(size=(30, 5)) @ drawn.T
         table = TaskTable('made', 'loss', {}, [{}] * 30, FRACTIONS_T, values_CT, prior.seconds_CT, 3.0, 1.0)
-        trajectory = replay(FreezeThaw(prior), table, budget_seconds=20.0)
+        trajectory = replay(
+            FreezeThaw(prior, FreezeThawSettings(doubt=1.0, minimum_step_share=0.01)), table, budget_seconds=20.0
+        )
         finished.append(trajectory.observations.incumbent().grid_index == 4)
         assert trajectory.observations.started_C.sum() >= 5
         assert trajectory.observations.incumbent().value < np.median(values_CT.min(axis=1))
@@ -118,5 +120,7 @@ def test_slots_are_not_filled_with_twins():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match='cost_exponent is -1'):
         FreezeThawSettings(cost_exponent=-1)
+    with pytest.raises(ValueError, match=r'doubt is 0\.5; it must be at least 1'):
+        FreezeThawSettings(doubt=0.5)
     with pytest.raises(ValueError, match=r'reserve_share is 1.5; it must be in \[0, 1\)'):
         FreezeThawSettings(reserve_share=1.5)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from metaft.surrogate import curves, deep_set, training
+from metaft.surrogate import curves, deep_set, memory, training
 from metaft.surrogate.context import observe
 
-C, E, Z, T = 12, 5, 4, 6
+C, E, Z, T = 12, 5 + memory.SIZE, 4, 6
 FRACTIONS_T = 2.0 ** np.arange(-5, 1)
 ARCHITECTURE = deep_set.Architecture(E, Z, width=16, trunk_width=24, num_kernels=2, kernel_size=3, num_components=3)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from metaft.surrogate import curves, ensemble, episodes
+from metaft.surrogate.memory import Memory
 from tests.surrogate import family
 
 NAN = np.nan
@@ -24,8 +25,8 @@ def tables():
 
 def test_filling_carries_values_on_and_back():
     values_CT = np.array([[NAN, 1.0, NAN, 2.0], [NAN, NAN, NAN, NAN], [3.0, NAN, NAN, NAN]])
-    np.testing.assert_array_equal(episodes.forward_fill(values_CT), [[1, 1, 1, 2], [0, 0, 0, 0], [3, 3, 3, 3]])
-    np.testing.assert_array_equal(episodes.lengths(values_CT), [4, 0, 1])
+    np.testing.assert_array_equal(curves.forward_fill(values_CT), [[1, 1, 1, 2], [0, 0, 0, 0], [3, 3, 3, 3]])
+    np.testing.assert_array_equal(curves.lengths(values_CT), [4, 0, 1])
 
 
 @pytest.mark.parametrize('num_points', [0, 1, 7, 60, 1000])
@@ -45,7 +46,8 @@ def test_a_state_has_about_the_asked_points_and_never_more_than_was_measured(num
 
 
 def test_a_task_without_weight_is_never_drawn_and_only_measured_cells_are_asked(tables):
-    collated = episodes.collate(tables, ensemble.fit_encoding(tables))
+    encoding = ensemble.fit_encoding(tables)
+    collated = episodes.collate(tables, encoding, Memory.fit(tables, encoding))
     assert collated.y_WCT.shape == (3, 24, 6)
     np.testing.assert_array_equal(collated.length_WC[2], [6] * 10 + [0] * 14)
     still = episodes.unperturbed(episodes.EpisodeSettings())

@@ -10,6 +10,7 @@ import pytest
 from metaft.errors import ModelError
 from metaft.finetune.search_space import METHODS, Configuration, default_configuration
 from metaft.surrogate import deep_set, ensemble, evaluation, training
+from metaft.surrogate.memory import SIZE, Memory
 from metaft.surrogate.surrogate import Calibration, Surrogate
 from tests.surrogate import family
 
@@ -18,11 +19,13 @@ ASSETS = Path(__file__).resolve().parents[2] / 'metaft' / 'assets'
 
 @pytest.fixture(scope='module')
 def surrogate():
-    encoding = ensemble.fit_encoding([family.task(index) for index in range(3)])
+    tables = [family.task(index) for index in range(3)]
+    encoding = ensemble.fit_encoding(tables)
     sizes = {'width': 16, 'trunk_width': 16, 'num_kernels': 2, 'kernel_size': 2, 'num_components': 2}
-    architecture = deep_set.Architecture(encoding.num_hyperparameters, encoding.num_task_features, **sizes)
+    architecture = deep_set.Architecture(encoding.num_hyperparameters + SIZE, encoding.num_task_features, **sizes)
     params = jax.tree.map(np.asarray, training.initialise(architecture, seed=0, num_members=2))
-    return Surrogate(architecture, encoding, params, Calibration(value=(0.1, 0.2, 0.3)), {'seed': 0})
+    memory = Memory.fit(tables, encoding)
+    return Surrogate(architecture, encoding, memory, params, Calibration(value=(0.1, 0.2, 0.3)), {'seed': 0})
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +74,7 @@ def test_the_order_of_configurations_does_not_matter(surrogate, table, observati
     wanted = evaluation.ask(surrogate, table, values_CT, costs_CT)
     found = surrogate.predict(
         table.meta_features,
-        surrogate.encode(table.configurations)[order],
+        surrogate.encode(table.configurations, 'loss')[order],
         values_CT[order],
         costs_CT[order],
         metric='loss',

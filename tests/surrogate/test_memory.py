@@ -1,0 +1,68 @@
+"""What is remembered of configurations: exact where they were run, nothing far away, never of the task itself."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metaft.surrogate import curves, ensemble, memory, transforms
+from tests.surrogate import family
+
+
+@pytest.fixture(scope='module')
+def tables():
+    return [dataclasses.replace(family.task(index), dataset=f'data{index}') for index in range(4)]
+
+
+@pytest.fixture(scope='module')
+def remembered(tables):
+    encoding = ensemble.fit_encoding(tables)
+    return encoding, memory.Memory.fit(tables, encoding)
+
+
+def test_one_run_far_from_all_others_is_recalled_as_it_was(tables, remembered):
+    encoding, found = remembered
+    config_CE = encoding.configurations(tables[0].configurations)
+    alone = dataclasses.replace(
+        found, config_NE=100.0 * np.arange(len(found.config_NE), dtype=np.float32)[:, None] + 0 * found.config_NE
+    )
+    known_CX = alone.recall(alone.config_NE[:3], 'loss')
+    # One task with one run like it: r = 1 / 1.1 of a vote against a floor of 0.5.
+    vote = 1.0 / (1.0 + memory._NEAR)
+    wanted_CU = alone.curve_NU[:3] * vote / (vote + memory._FLOOR)
+    np.testing.assert_allclose(known_CX[:, : curves.NUM_RESAMPLED], wanted_CU, rtol=1e-4, atol=1e-6)
+    far_CX = alone.recall(config_CE + 1e4, 'loss')
+    np.testing.assert_array_equal(far_CX, 0.0)
+
+
+def test_a_dataset_is_left_out_and_other_metrics_say_nothing(tables, remembered):
+    encoding, found = remembered
+    config_CE = encoding.configurations(tables[0].configurations)
+    without = memory.Memory.fit(tables[1:], encoding).recall(config_CE, 'loss')
+    np.testing.assert_allclose(found.recall(config_CE, 'loss', without='data0'), without, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found.recall(config_CE, 'loss'), without)
+    np.testing.assert_array_equal(found.recall(config_CE, 'exact_match'), 0.0)
+
+
+def test_it_ranks_configurations_of_a_new_task(tables, remembered):
+    encoding, found = remembered
+    y_C = transforms.transform(tables[0].values_CT, 'loss', tables[0].reference_value)[:, -1]
+    known_C = found.recall(encoding.configurations(tables[0].configurations), 'loss', without='data0')
+    has_y_C = np.isfinite(y_C)
+    correlation = np.corrcoef(known_C[has_y_C, curves.NUM_RESAMPLED - 1], y_C[has_y_C])[0, 1]
+    assert correlation > 0.3  # the family's tasks share most of their surface
+
+
+def test_a_resampled_curve_reads_as_it_was():
+    fractions_T = 2.0 ** np.arange(-6.0, 0.5, 0.5)
+    values_CT = np.random.default_rng(0).normal(size=(3, 13)).astype(np.float32)
+    resampled_CU = curves.resample(values_CT, fractions_T).astype(np.float32)
+    log_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(fractions_T, jnp.float32)), (3, 13))
+    np.testing.assert_allclose(jax.jit(curves.read)(resampled_CU, log_CT), values_CT, atol=1e-5)
+    half_CT = jnp.full((3, 1), -0.25)  # between the last two points
+    middle_CT = jax.jit(curves.read)(resampled_CU, half_CT)
+    np.testing.assert_allclose(middle_CT[:, 0], values_CT[:, -2:].mean(axis=1), atol=1e-5)
+    beyond_CT = jax.jit(curves.read)(resampled_CU, jnp.full((3, 1), 3.0))
+    np.testing.assert_allclose(beyond_CT[:, 0], values_CT[:, -1], atol=1e-6)
