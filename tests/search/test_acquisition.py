@@ -48,7 +48,7 @@ def test_a_run_in_hand_is_not_left_for_one_that_is_predicted_only_a_little_bette
 
 
 def test_there_is_no_doubt_where_nothing_is_in_hand():
-    """A predicted gain that is less than the doubt is still a gain, before the first run and after the last one ended."""
+    """A predicted gain smaller than the doubt is a gain, before the first run and after the last one ended."""
     prediction = certain(curves([2.5, 2.7]), seconds([16.0] * 2))
     policy = {**POLICY, 'doubt': 5.0}
     first = acquisition.evaluate(empty(2), prediction, 50.0, **policy)
