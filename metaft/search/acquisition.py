@@ -16,9 +16,10 @@ ended with twenty runs begun and none finished.)
     gain(c)   = max over t in (last, reach] of EI_c,t(threshold)
     score(c)  = gain(c) / seconds(last -> next)^cost_exponent,  -inf where the plan would be cut short
 
-While a begun run can be advanced, new ones are taken to come out `doubt` times worse than predicted: the best of many
-predictions is too good, and only a begun run has been brought down to what it is (the optimizer's curse of Smith and
-Winkler 2006).
+While a begun run can be advanced, new ones are taken to come out up to `doubt` times worse than predicted: the best of
+many predictions is too good, and only a begun run has been brought down to what it is (the optimizer's curse of Smith
+and Winkler 2006). The doubt is full where finishing the best begun run takes half of what remains or more, and goes to
+none in proportion: with much time left, finding out costs little.
 
 Everything is vectorised NumPy over [C, T]: a decision takes about a millisecond beside the surrogate's prediction.
 """
@@ -62,7 +63,7 @@ def evaluate(
     remaining_seconds: float,
     *,
     cost_exponent: float,
-    minimum_step_seconds: float,
+    minimum_step_seconds: float | np.ndarray,
     doubt: float,
 ) -> Acquisition:
     """Scores every configuration; the largest score is the best step.
@@ -72,14 +73,16 @@ def evaluate(
       prediction: of all configurations, conditioned on the observations.
       remaining_seconds: of the budget.
       cost_exponent: 0 leaves the cost of the step out, 1 divides by it.
-      minimum_step_seconds: a step over cheap early grid points goes on to the first one that costs at least this much.
-      doubt: factor of the predicted values of new runs while a begun one can be advanced, at least 1.
+      minimum_step_seconds: a step over cheap early grid points goes on to the first one that costs at least this much;
+        [C] is one for each.
+      doubt: the largest factor of the predicted values of new runs while a begun one can be advanced, at least 1.
     """
     last_C = observations.last_grid_index_C
     rows = np.arange(len(last_C))
     ahead_CT = seconds_ahead(observations, np.asarray(prediction.cost_seconds_CT, np.float64))
     reach_C = furthest(ahead_CT, last_C, remaining_seconds)
-    next_C = np.minimum(_first_at_least(ahead_CT, last_C, minimum_step_seconds), reach_C)
+    minimum_C = np.broadcast_to(minimum_step_seconds, last_C.shape)
+    next_C = np.minimum(_first_at_least(ahead_CT, last_C, minimum_C), reach_C)
     can_advance_C = reach_C > last_C
     if not can_advance_C.any():
         zero_C = np.zeros(len(rows))
@@ -89,8 +92,10 @@ def evaluate(
     is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
     median_CT = np.where(is_ahead_CT, np.asarray(prediction.quantile_CT(0.5), np.float64), np.inf)
     improves = float(np.min(median_CT)) < observations.best_value
-    has_begun = bool(np.any(observations.started_C & can_advance_C))
-    doubt_C1 = np.where(observations.started_C | (not has_begun), 1.0, doubt)[:, None]
+    begun_CT = np.where(observations.started_C[:, None], median_CT, np.inf)
+    has_begun = bool(np.isfinite(begun_CT).any())
+    needed = min(1.0, 2.0 * float(ahead_CT.flat[np.argmin(begun_CT)]) / remaining_seconds) if has_begun else 0.0
+    doubt_C1 = np.where(observations.started_C, 1.0, 1.0 + (doubt - 1.0) * needed)[:, None]
     median_CT = doubt_C1 * median_CT
     plan, at = map(int, np.unravel_index(np.argmin(median_CT), median_CT.shape))
     threshold = min(observations.best_value, float(median_CT[plan, at]))
@@ -132,7 +137,7 @@ def furthest(ahead_CT: np.ndarray, last_C: np.ndarray, remaining_seconds: float)
     return np.maximum(np.max(np.where(ahead_CT <= remaining_seconds, grid, -1), axis=1), last_C)
 
 
-def _first_at_least(ahead_CT: np.ndarray, last_C: np.ndarray, seconds: float) -> np.ndarray:
+def _first_at_least(ahead_CT: np.ndarray, last_C: np.ndarray, seconds_C: np.ndarray) -> np.ndarray:
     grid = np.arange(ahead_CT.shape[1])[None, :]
-    is_long_CT = (grid > last_C[:, None]) & (ahead_CT >= seconds)
+    is_long_CT = (grid > last_C[:, None]) & (ahead_CT >= seconds_C[:, None])
     return np.where(is_long_CT.any(axis=1), np.argmax(is_long_CT, axis=1), ahead_CT.shape[1] - 1)

@@ -70,7 +70,7 @@ class LiveSearch:
         try:
             while (remaining := budget_seconds - self.ledger.spent_seconds) > 0:
                 start = time.perf_counter()
-                suggestions = searcher.suggest(self._with_overheads(), remaining, width)
+                suggestions = searcher.suggest(self._with_overheads(remaining), remaining, width)
                 self._decision_seconds.append(time.perf_counter() - start)
                 if not suggestions:
                     break
@@ -103,12 +103,17 @@ class LiveSearch:
         for t in np.flatnonzero(steps_T == measurement.budget_steps):  # short runs have ties on the grid
             self.observations = self.observations.observe(c, int(t), value, measurement.cost_seconds)
 
-    def _with_overheads(self) -> Observations:
-        """Return the observations with what starting a candidate's program still costs, and a visit of the grid."""
+    def _with_overheads(self, remaining_seconds: float) -> Observations:
+        """Return the observations with what starting a program still costs, and a visit of a grid point.
+
+        Before anything was compiled this is a guess, and at most half of what remains: it must not keep a search from
+        starting.
+        """
         known = self.executor.compile_seconds
-        guess = (
-            np.mean(list(known.values())) if known else TRAIN_TO_EVALUATION_COMPILE * self.evaluation_compile_seconds
-        )
+        if known:
+            guess = float(np.mean(list(known.values())))
+        else:
+            guess = min(TRAIN_TO_EVALUATION_COMPILE * self.evaluation_compile_seconds, 0.5 * remaining_seconds)
         overhead_C = np.array([0.0 if program(c) in known else guess for c in self.candidates])
         # The median: a first decision compiles the surrogate's program for a context, which says nothing of the next.
         visit = float(np.median(self._decision_seconds[-9:])) + self.executor.evaluation_seconds

@@ -30,21 +30,23 @@ def test_the_gain_agrees_with_the_integral_over_the_posterior():
     for doubt in (1.0, 1.5):
         decision = acquisition.evaluate(observations, prediction, 100.0, **{**POLICY, 'doubt': doubt})
         draws = np.random.default_rng(0).normal(size=(200_000, 1, 1)) * prediction.sd_CT + prediction.mean_CT
-        factor_C = np.array([1.0, doubt])  # of the run that was not begun
-        medians_C = [prediction.mean_CT[0, 2:].min(), doubt * prediction.mean_CT[1].min()]
-        assert decision.plan == np.argmin(medians_C) and min(medians_C) < 2.0
+        needed = min(1.0, 2.0 * (16.0 - 2.0) / 100.0)  # to finish the run in hand, as a share of half of what remains
+        factor_C = np.array([1.0, 1.0 + (doubt - 1.0) * needed])
+        medians_C = factor_C * [prediction.mean_CT[0, 2:].min(), prediction.mean_CT[1].min()]
+        assert decision.plan == np.argmin(medians_C) and medians_C.min() < 2.0
         for c, last in ((0, 1), (1, -1)):
-            integral_T = np.maximum(min(medians_C) - factor_C[c] * draws[:, c, last + 1 :], 0.0).mean(axis=0)
+            integral_T = np.maximum(medians_C.min() - factor_C[c] * draws[:, c, last + 1 :], 0.0).mean(axis=0)
             np.testing.assert_allclose(decision.gain_C[c], integral_T.max(), rtol=0.02)  # 5 sd of the draws
 
 
 def test_a_run_in_hand_is_not_left_for_one_that_is_predicted_only_a_little_better():
     prediction = certain(curves([1.0, 0.9, 0.5]), seconds([16.0] * 3))
     observations = empty(3).observe(0, 1, 2.4, cost_seconds=2.0)
-    choose = lambda doubt: int(
-        np.argmax(acquisition.evaluate(observations, prediction, 50.0, **{**POLICY, 'doubt': doubt}).score_C)
+    choose = lambda doubt, remaining: int(
+        np.argmax(acquisition.evaluate(observations, prediction, remaining, **{**POLICY, 'doubt': doubt}).score_C)
     )
-    assert [choose(doubt) for doubt in (1.0, 1.5, 2.5)] == [2, 2, 0]
+    assert [choose(doubt, 20.0) for doubt in (1.0, 1.5, 2.5)] == [2, 2, 0]
+    assert choose(2.5, 200.0) == 2  # with that much time left, finding out costs little
 
 
 def test_there_is_no_doubt_where_nothing_is_in_hand():
