@@ -151,5 +151,5 @@ def test_the_shipped_surrogate_names_later_fields_only_where_they_say_something_
         'optimizer',
         'rank',
     }
-    later = shipped.encode([plain[0].to_dict()])
-    np.testing.assert_array_equal(shipped.encode([plain[0].identity()]), later)
+    later = shipped.encode([plain[0].to_dict()], 'loss')
+    np.testing.assert_array_equal(shipped.encode([plain[0].identity()], 'loss'), later)
