@@ -4,11 +4,18 @@
     launch/local.sh collect --workdir=runs/collect --shard=0/2     # and 1/2 beside it: as many processes as cores
     launch/local.sh collect --workdir=runs/collect --executor=ray  # the cores of a Ray cluster (pip install ray)
     launch/local.sh collect --workdir=runs/collect --merge         # measurements.parquet and tasks.parquet
+    launch/local.sh collect --workdir=runs/all --merge --sources=runs/collect,runs/wide,metaft/assets/metadataset
     launch/local.sh collect --check=20                             # re-run 20 recorded runs, compare the losses
 
 A common design of configurations runs on every dataset, the rest is random by dataset, and some runs are repeated with
-another seed so that noise is known. Cost: about 4 CPU-seconds a run on the shipped base. Every measurement is on disk
-before the next run starts; a killed collection goes on with the same command.
+another seed so that noise is known. One base model (--model) a workdir; on larger bases (`pretrain --size`) a few of
+the common configurations are enough to learn how they differ:
+
+    launch/local.sh collect --workdir=runs/3.5m --model=runs/bases/3.5m/phi3_3.5m --datasets=across_bases \\
+        --num_common=40 --first_common=15 --num_random=0
+
+Cost on the shipped base: about 2.5 CPU-seconds a run; 3 and 10 times that with 0.9 M and 3.5 M parameters. Every
+measurement is on disk before the next run starts; a killed collection goes on with the same command.
 """
 
 import dataclasses
@@ -42,9 +49,11 @@ CLOCKS: dict[str, Callable[[], float]] = {'wall': time.perf_counter, 'cpu': time
 class Settings:
     workdir: Path = setting(Path('runs/collect'), 'where measurements go')
     model: str = setting(str(ASSETS / 'phi3_tiny'), 'directory of the base model')
-    datasets: tuple[str, ...] = setting((), 'names of the catalogue; all of COLLECTED if empty')
+    datasets: tuple[str, ...] = setting((), 'names of the catalogue, or across_bases; all of COLLECTED if empty')
     num_common: int = setting(14, 'configurations that run on every dataset, the default one first')
+    first_common: int = setting(0, 'only the first so many of them; all if 0')
     num_random: int = setting(14, 'further configurations of each dataset')
+    wide: bool = setting(False, 'draw from every axis of the search space, not from those of the first editions only')
     repeat_share: float = setting(0.1, 'share of runs that are repeated with another seed')
     method_shares: tuple[float, ...] = setting((0.7, 0.2, 0.1), 'shares of lora, full and prompt among configurations')
     max_examples: int = setting(4096, 'training examples of a full run, repeats included')
@@ -57,6 +66,7 @@ class Settings:
     ray_address: str = setting('', 'of a running cluster (auto: of this machine); one is started here if empty')
     gpus_per_run: float = setting(0.0, 'share of a GPU that a run on Ray needs; one CPU core if 0')
     merge: bool = setting(False, 'only merge what was collected into Parquet files')
+    sources: tuple[str, ...] = setting((), 'workdirs, or directories of merged files, to merge into the workdir')
     check: int = setting(0, 'only re-run this many recorded runs of --metadataset and compare')
     metadataset: Path = setting(ASSETS / 'metadataset', 'directory of the Parquet files that --check reads')
 
@@ -66,7 +76,7 @@ class Settings:
             raise InputError(f'--shard is {self.shard!r}; write I/N with I below N, for example 0/2')
         if len(self.method_shares) != 3 or min(self.method_shares) < 0 or sum(self.method_shares) <= 0:
             raise InputError(f'--method_shares is {self.method_shares}; give three shares, of lora, full and prompt')
-        for name in ('num_common', 'num_random', 'check'):
+        for name in ('num_common', 'first_common', 'num_random', 'check'):
             if getattr(self, name) < 0:
                 raise InputError(f'--{name} is {getattr(self, name)}; it must be at least 0')
 
@@ -76,12 +86,14 @@ def main(settings: Settings) -> None:
     if settings.check:
         check(settings)
     elif settings.merge:
-        merge(settings.workdir)
+        merge(settings)
     else:
         identity = (
             'model',
             'num_common',
+            'first_common',
             'num_random',
+            'wide',
             'repeat_share',
             'method_shares',
             'max_examples',
@@ -97,6 +109,7 @@ def design(settings: Settings, dataset: str) -> list[tuple['Configuration', int]
     from metaft.finetune.search_space import default_configuration
 
     common = [default_configuration()] + _draw(settings, settings.num_common - 1, settings.seed)
+    common = common[: min(settings.first_common or settings.num_common, settings.num_common)]
     # A string seed: Python's own hash of strings differs from process to process.
     generator = random.Random(f'{settings.seed} {dataset}')
     own = _draw(settings, settings.num_random, generator.randrange(2**31))
@@ -108,9 +121,16 @@ def design(settings: Settings, dataset: str) -> list[tuple['Configuration', int]
 def _draw(settings: Settings, num: int, seed: int) -> list['Configuration']:
     from metaft.finetune.search_space import METHODS, sample, search_space
 
+    if num < 1:
+        return []
     share = np.array(settings.method_shares) / sum(settings.method_shares)
     counts = np.diff(np.round(np.cumsum([0.0, *share]) * num).astype(int))
-    drawn = [c for m, n in zip(METHODS, counts, strict=True) if n for c in sample(search_space([m]), int(n), seed)]
+    drawn = [
+        c
+        for m, n in zip(METHODS, counts, strict=True)
+        if n
+        for c in sample(search_space([m], wide=settings.wide), int(n), seed)
+    ]
     random.Random(seed).shuffle(drawn)
     return drawn
 
@@ -124,6 +144,7 @@ def collect(settings: Settings) -> None:
 
     index, num = map(int, settings.shard.split('/'))
     names = list(settings.datasets or catalogue.COLLECTED)
+    names = list(catalogue.ACROSS_BASES) if names == ['across_bases'] else names
     unknown = [n for n in names if n not in catalogue.COLLECTED]
     if unknown:
         raise InputError(f'--datasets names {unknown[0]!r}; allowed: {", ".join(catalogue.COLLECTED)}')
@@ -132,7 +153,8 @@ def collect(settings: Settings) -> None:
     done = {m.run_id for p in settings.workdir.glob('measurements-*.jsonl') for m in store.read(p).measurements
             if m.status != 'running'}  # fmt: skip
     plan = [(name, c, s) for name in mine for c, s in design(settings, name)]
-    todo = [(n, c, s) for n, c, s in plan if run_id(n, c, s) not in done]
+    base = Path(settings.model).name
+    todo = [(n, c, s) for n, c, s in plan if run_id(f'{n}@{base}', c, s) not in done]
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         bar = progress.add_task(f'shard {settings.shard}', total=len(plan), completed=len(plan) - len(todo))
@@ -194,7 +216,7 @@ def make_executor(settings: Settings, name: str, model, tokenizer):
     from metaft.metadataset import store
     from metaft.metadataset.records import TaskRecord
     from metaft.tasks import catalogue
-    from metaft.tasks.meta_features import meta_features
+    from metaft.tasks.meta_features import meta_features, pretraining_tokens
 
     dataset = catalogue.make(name)
     task = prepare(dataset, model, tokenizer, base_model=Path(settings.model).name, max_examples=settings.max_examples)
@@ -202,7 +224,8 @@ def make_executor(settings: Settings, name: str, model, tokenizer):
     executor = LocalExecutor(task, measure_test=True, versions=program.versions(), clock=clock)
     path = settings.workdir / f'task-{name}.json'
     if not path.exists():
-        features = meta_features(dataset, task.encoded_train, model)
+        tokens = pretraining_tokens(settings.model)
+        features = meta_features(dataset, task.encoded_train, model, pretraining_tokens=tokens)
         validation, _ = executor.zero_shot()
         record = TaskRecord(
             task=task.name,
@@ -213,17 +236,18 @@ def make_executor(settings: Settings, name: str, model, tokenizer):
             reference_exact_match=validation.exact_match,
             reference_seconds=features.values['calibration_seconds_per_example'],
             meta_features=features.values,
+            meta_features_seconds=features.seconds,
         )
         store.write_task(path, record)
     return executor
 
 
-def run_id(dataset: str, configuration, seed: int) -> str:
+def run_id(task: str, configuration, seed: int) -> str:
     """Return a name that is the same for the same run in every process."""
     import hashlib
 
-    text = repr((dataset, sorted(configuration.identity().items(), key=str), seed))
-    return f'{dataset}-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{seed}'
+    text = repr((task, sorted(configuration.identity().items(), key=str), seed))
+    return f'{task}-{hashlib.sha256(text.encode()).hexdigest()[:12]}-{seed}'
 
 
 def run(executor, configuration, seed: int, path: Path | None) -> list:
@@ -232,23 +256,33 @@ def run(executor, configuration, seed: int, path: Path | None) -> list:
     from metaft.metadataset import store
 
     last = len(executor.grid(configuration).steps_T) - 1
-    job = Job(run_id(executor.task.dataset, configuration, seed), configuration, seed, last, tuple(range(last + 1)))
+    job = Job(run_id(executor.task.name, configuration, seed), configuration, seed, last, tuple(range(last + 1)))
     on_measurement = None if path is None else lambda measurement, adapter: store.append(path, measurement)
     found = executor.advance([job], on_measurement=on_measurement)
     executor.forget(job.run_id)
     return found
 
 
-def merge(workdir: Path) -> None:
-    """Write measurements.parquet and tasks.parquet beside the JSON lines."""
+def merge(settings: Settings) -> None:
+    """Write measurements.parquet and tasks.parquet, of the workdir's JSON lines or of --sources."""
     from metaft.metadataset import store
+    from metaft.metadataset.records import TaskRecord
 
-    logs = sorted(workdir.glob('measurements-*.jsonl'))
-    if not logs:
-        raise WorkdirError(f'{workdir} holds no measurements-*.jsonl; collect first')
-    torn = store.merge_to_parquet(logs, workdir / 'measurements.parquet')
-    store.write_parquet([store.read_task(p) for p in sorted(workdir.glob('task-*.json'))], workdir / 'tasks.parquet')
-    frame = store.read_parquet(workdir / 'measurements.parquet')
+    logs: list[Path] = []
+    tasks: list[TaskRecord] = []
+    for place in [Path(source) for source in settings.sources] or [settings.workdir]:
+        raw, table = sorted(place.glob('measurements-*.jsonl')), place / 'measurements.parquet'
+        if raw:
+            tasks += [store.read_task(path) for path in sorted(place.glob('task-*.json'))]
+        elif settings.sources and table.exists():
+            tasks += store.read_records(place / 'tasks.parquet', TaskRecord)
+        else:
+            raise WorkdirError(f'{place} holds no measurements-*.jsonl; collect first')
+        logs += raw or [table]
+    settings.workdir.mkdir(parents=True, exist_ok=True)
+    torn = store.merge_to_parquet(logs, settings.workdir / 'measurements.parquet')
+    store.write_parquet(store.merge_tasks(tasks), settings.workdir / 'tasks.parquet')
+    frame = store.read_parquet(settings.workdir / 'measurements.parquet')
     complete = frame[frame['status'] != 'running']
     print(f'{len(frame)} measurements of {frame["run_id"].nunique()} runs ({len(complete)} complete) on '
           f'{frame["task"].nunique()} tasks; {torn} torn lines dropped')  # fmt: skip
@@ -264,7 +298,11 @@ def check(settings: Settings) -> None:
     from metaft.tasks.tokenizer import load_tokenizer
 
     frame = store.read_parquet(settings.metadataset / 'measurements.parquet')
-    ends = frame[frame['status'] == 'finished'].sample(settings.check, random_state=settings.seed)
+    base = Path(settings.model).name
+    ends = frame[(frame['status'] == 'finished') & (frame['base_model'] == base)]
+    if len(ends) < settings.check:
+        raise InputError(f'{settings.metadataset} has {len(ends)} finished runs of {base}; --check={settings.check}')
+    ends = ends.sample(settings.check, random_state=settings.seed)
     model, tokenizer = load_pretrained(settings.model), load_tokenizer(settings.model)
     program.prepare_workdir(settings.workdir, settings, ())
     worst = 0.0

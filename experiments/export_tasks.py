@@ -15,7 +15,7 @@ from experiments import program
 from experiments.program import setting
 from metaft.errors import InputError
 
-LICENCE = 'as metaft itself: the examples are made by its code, from a seed'
+LICENCE = 'CC0 1.0: made by the code of metaft from a seed, free for any use'
 
 
 @dataclasses.dataclass(frozen=True)

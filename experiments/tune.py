@@ -231,9 +231,11 @@ def fingerprints(settings: Settings) -> dict[str, str]:
 def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRecord', float]:
     """Return the task's meta-features and reference values, and the seconds they took."""
     from metaft.metadataset.records import TaskRecord
-    from metaft.tasks.meta_features import meta_features
+    from metaft.phi3.hub import model_directory
+    from metaft.tasks.meta_features import meta_features, pretraining_tokens
 
-    features = meta_features(dataset, task.encoded_train, task.model, seed=settings.seed)
+    tokens = pretraining_tokens(model_directory(settings.model))
+    features = meta_features(dataset, task.encoded_train, task.model, pretraining_tokens=tokens, seed=settings.seed)
     record = TaskRecord(
         task=task.name,
         dataset=task.dataset,
@@ -243,6 +245,7 @@ def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRec
         reference_exact_match=validation.exact_match,
         reference_seconds=features.values['calibration_seconds_per_example'],
         meta_features=features.values,
+        meta_features_seconds=features.seconds,
     )
     return record, features.seconds
 

@@ -88,6 +88,7 @@ class TaskRecord:
     reference_exact_match: float  # likewise, share in [0, 1]
     reference_seconds: float  # measured seconds of one forward example on this machine: the unit of transferable cost
     meta_features: Mapping[str, float | None]  # None: could not be computed
+    meta_features_seconds: float | None = None  # wall time of computing them, compilation included; None: not recorded
 
     def __post_init__(self):
         for name in ('task', 'dataset', 'base_model'):

@@ -4,11 +4,12 @@ Any number of processes may append to one file, on a disk or in an object store 
 by a crash is dropped by the reader, which says so. Every row carries the version of its schema.
 """
 
+import dataclasses
 import io
 import json
 import os
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 import pyarrow as pa
@@ -17,6 +18,8 @@ import pyarrow.parquet as pq
 from metaft import journal
 from metaft.errors import DataError
 from metaft.metadataset.records import SCHEMA_VERSION, Measurement, TaskRecord
+
+Record = TypeVar('Record', Measurement, TaskRecord)
 
 # Integers and truth values keep their type beside missing entries; floats hold NaN.
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
@@ -58,11 +61,15 @@ def merge_to_parquet(paths: Iterable[str | os.PathLike], destination: str | os.P
 
     A run that was measured twice at the same budget (a crash between measuring and recording its end) keeps the later
     row. The destination is replaced in one step.
+
+    Args:
+      paths: JSON lines, or Parquet tables that were merged before (`.parquet`), which count as the earliest.
+      destination: the table.
     """
     latest: dict[tuple, Measurement] = {}
     num_torn = 0
-    for path in sorted(map(str, paths)):
-        log = read(path)
+    for path in sorted(map(str, paths), key=lambda path: (not path.endswith('.parquet'), path)):
+        log = Log(read_records(path, Measurement), 0) if path.endswith('.parquet') else read(path)
         num_torn += log.num_torn
         latest |= {(row.task, row.run_id, row.budget_steps): row for row in log.measurements}
     rows = [latest[key] for key in sorted(latest)]
@@ -80,11 +87,30 @@ def write_parquet(records: Iterable[Measurement | TaskRecord], destination: str 
 
 
 def read_parquet(path: str | os.PathLike) -> pd.DataFrame:
-    """Reads a table that `write_parquet` wrote, as `to_frame` gives it.
+    """Reads a table that `write_parquet` wrote, as `to_frame` gives it; raises DataError as `read_records`."""
+    return _read_table(path).to_pandas(types_mapper=_NULLABLE.get)
+
+
+def read_records(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
+    """Reads a table that `write_parquet` wrote as the records it was made of.
 
     Raises:
       DataError: there is none, it is damaged, or it is of another schema.
     """
+    return [cls.from_row(row) for row in _read_table(path).to_pylist()]
+
+
+def merge_tasks(records: Iterable[TaskRecord]) -> list[TaskRecord]:
+    """Returns one record a task, by name: the first one, with the meta-features that only later ones have."""
+    merged: dict[str, TaskRecord] = {}
+    for record in records:
+        first = merged.setdefault(record.task, record)
+        missing = {n: v for n, v in record.meta_features.items() if first.meta_features.get(n) is None}
+        merged[record.task] = dataclasses.replace(first, meta_features={**first.meta_features, **missing})
+    return [merged[name] for name in sorted(merged)]
+
+
+def _read_table(path: str | os.PathLike) -> pa.Table:
     filesystem, place = journal.locate(path)
     if not filesystem.isfile(place):
         raise DataError(f'there is no meta-dataset at {path}')
@@ -99,7 +125,7 @@ def read_parquet(path: str | os.PathLike) -> pd.DataFrame:
             f'{path} has rows of schema_version {", ".join(map(str, versions))}, this metaft reads {SCHEMA_VERSION}; '
             'read it with the version that wrote it'
         )
-    return table.to_pandas(types_mapper=_NULLABLE.get)
+    return table
 
 
 def to_frame(records: Iterable[Measurement | TaskRecord]) -> pd.DataFrame:

@@ -1,16 +1,19 @@
 """Meta-features: what a surrogate is told of a task before any run of it.
 
 Scalars from the data (free) and from one look of the base model at 64 training examples at most. Each has a name, a
-definition and a unit in DATA_FEATURES or MODEL_FEATURES; all are finite for any dataset and model. Loss means nats per
-answer-and-stop token. Counts enter as logarithms, so that a difference is a ratio.
+definition and a unit in DATA_FEATURES or MODEL_FEATURES; all that are given are finite for any dataset and model. Loss
+means nats per answer-and-stop token. Counts enter as logarithms, so that a difference is a ratio.
 """
 
 import collections
 import dataclasses
+import json
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -56,6 +59,7 @@ DATA_FEATURES = {
 }
 MODEL_FEATURES = {
     'log_num_parameters': ('parameters of the base model', 'ln parameters'),
+    'log_pretraining_tokens': ('tokens the base model was pretrained on; left out where unknown', 'ln tokens'),
     'zero_shot_loss': ('loss before any finetuning, averaged over tokens', 'nats a token'),
     'zero_shot_loss_spread': ('standard deviation over examples of their mean loss', 'nats a token'),
     'zero_shot_first_loss': ('loss of the first answer token', 'nats'),
@@ -89,19 +93,35 @@ class MetaFeatures:
     num_examples: int
 
 
-def meta_features(dataset: Dataset, encoded_train: EncodedExamples, model: Phi3, *, seed: int = 0) -> MetaFeatures:
+def meta_features(
+    dataset: Dataset,
+    encoded_train: EncodedExamples,
+    model: Phi3,
+    *,
+    pretraining_tokens: int | None = None,
+    seed: int = 0,
+) -> MetaFeatures:
     """Computes all meta-features of a task.
 
     Args:
       dataset: the task's data.
       encoded_train: `prompts.encode` of its training split, in the same order.
       model: the base model, unchanged.
+      pretraining_tokens: of the base model, where it is known.
       seed: draws the examples that the model looks at, where there are more than 64.
     """
     start = time.perf_counter()
     order = np.random.default_rng(seed).permutation(len(encoded_train))[:MAX_EXAMPLES]
     values = data_features(dataset, encoded_train) | model_features(model, encoded_train.take(order))
+    if pretraining_tokens:
+        values['log_pretraining_tokens'] = math.log(pretraining_tokens)
     return MetaFeatures(values, time.perf_counter() - start, len(order))
+
+
+def pretraining_tokens(directory: str | os.PathLike) -> int | None:
+    """Returns what `experiments.pretrain` left beside a base model: its tokens so far; None for a base without."""
+    path = Path(directory) / 'pretraining.json'
+    return int(json.loads(path.read_text())['curve'][-1]['tokens']) if path.exists() else None
 
 
 # ---------------------------------------------------------------- from the data

@@ -1,12 +1,14 @@
 """From runs to a surrogate, tiny: collect in two shards, be interrupted, go on, merge, check, train, load."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from experiments import collect
 from metaft.metadataset import store
+from metaft.metadataset.tables import task_tables
 from metaft.surrogate.surrogate import Surrogate
 
 DATASETS = ('recall_job_16', 'known_twice_16', 'rule_team_96')
@@ -78,6 +80,29 @@ def test_a_surrogate_of_it_trains_loads_and_ranks(collected, run_experiment, tmp
     assert (tmp_path / 'surrogate' / 'surrogate.json').stat().st_mtime_ns == before  # done is done
 
 
+def test_collections_of_other_bases_and_axes_merge_with_what_is_published(collected, run_experiment, tmp_path):
+    base = tmp_path / 'phi3_other'
+    shutil.copytree(collect.ASSETS / 'phi3_tiny', base)
+    published = tmp_path / 'published'
+    published.mkdir()
+    for name in ('measurements.parquet', 'tasks.parquet'):
+        shutil.copy(collected / name, published)
+    more = ('--max_examples=64', '--repeat_share=0', f'--datasets={DATASETS[0]}')
+    other = (f'--model={base}', '--num_common=2', '--first_common=1', '--num_random=0')
+    run_experiment('collect', f'--workdir={tmp_path / "other"}', *more, *other)
+    run_experiment('collect', f'--workdir={tmp_path / "wide"}', *more, '--num_common=0', '--num_random=2', '--wide')
+    sources = f'--sources={published},{tmp_path / "other"},{tmp_path / "wide"}'
+    run_experiment('collect', f'--workdir={tmp_path / "all"}', '--merge', sources)
+    frame = store.read_parquet(tmp_path / 'all' / 'measurements.parquet')
+    assert frame['run_id'].nunique() == NUM_RUNS + 1 + 2
+    assert set(frame['base_model']) == {'phi3_tiny', 'phi3_other'} and frame['task'].nunique() == len(DATASETS) + 1
+    default = frame[(frame['dataset'] == DATASETS[0]) & (frame['configuration.learning_rate'] == 1e-3)]
+    ends = default[(default['status'] == 'finished') & (default['seed'] == 0)]
+    assert len(ends) == 2 and ends['validation_loss'].nunique() == 1  # the same weights under another name
+    tables = task_tables(frame, store.read_parquet(tmp_path / 'all' / 'tasks.parquet'))
+    assert len(tables) == frame['task'].nunique()
+
+
 @pytest.mark.parametrize(
     ('flag', 'words'),
     [
@@ -85,6 +110,8 @@ def test_a_surrogate_of_it_trains_loads_and_ranks(collected, run_experiment, tmp
         ('--shard=2/2', 'I below N'),
         ('--method_shares=1,0', 'three shares'),
         ('--clock=sun', 'wall'),
+        ('--merge', 'collect first'),
+        ('--check=99999', 'finished runs of phi3_tiny'),
     ],
 )
 def test_bad_flags_are_refused(flag, words, run_experiment, tmp_path, capsys):

@@ -21,7 +21,7 @@ def test_both_forms_hold_the_task_and_the_datasheet_says_what_it_is(run_experime
             assert (found.train, found.validation, found.test) == (dataset.train, dataset.validation, dataset.test)
         sheet = (directory / 'datasheet.md').read_text()
         assert f'| train | {len(dataset.train)} |' in sheet and f'| seed | {catalogue.knobs(name)["seed"]} |' in sheet
-        assert 'Licence: as metaft' in sheet and ('Held out' in sheet) == (name in catalogue.HELD_OUT)
+        assert 'Licence: CC0 1.0' in sheet and ('Held out' in sheet) == (name in catalogue.HELD_OUT)
 
 
 def test_an_unknown_task_is_named(run_experiment, tmp_path, capsys):

@@ -163,6 +163,31 @@ def test_merging_keeps_the_later_of_two_rows_and_counts_the_torn(tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith('.')] == []
 
 
+def test_a_merged_table_is_merged_again_under_what_came_later(tmp_path):
+    table, log = tmp_path / 'a.parquet', tmp_path / 'b.jsonl'
+    old = [measurement(), measurement(budget_steps=8, status='finished', test_loss=1.0)]
+    store.write_parquet(old, table)
+    assert store.read_records(table, records.Measurement) == old
+    store.append(log, measurement(budget_steps=8, status='finished', test_loss=2.0, configuration={'method': 'lora'}))
+    store.append(log, measurement(run_id='r1', configuration={'method': 'lora', 'optimizer': 'lion'}))
+    assert store.merge_to_parquet([log, table], tmp_path / 'all.parquet') == 0
+    frame = store.read_parquet(tmp_path / 'all.parquet')
+    assert frame['run_id'].tolist() == ['r0', 'r0', 'r1'] and frame['test_loss'].dropna().tolist() == [2.0]
+    assert frame['configuration.optimizer'].isna().tolist() == [True, True, False]
+
+
+def test_a_task_recorded_twice_keeps_its_first_facts_and_gains_new_meta_features():
+    first = records.TaskRecord(
+        task='t', dataset='d', base_model='b', max_examples=64, reference_loss=2.0, reference_exact_match=0.0,
+        reference_seconds=0.1, meta_features={'x': 1.0, 'y': None},
+    )  # fmt: skip
+    later = dataclasses.replace(first, reference_seconds=0.2, meta_features={'x': 3.0, 'y': 4.0, 'z': 5.0})
+    other = dataclasses.replace(first, task='s')
+    merged = store.merge_tasks([first, other, later])
+    assert [task.task for task in merged] == ['s', 't'] and merged[0] == other
+    assert merged[1].reference_seconds == 0.1 and dict(merged[1].meta_features) == {'x': 1.0, 'y': 4.0, 'z': 5.0}
+
+
 def test_a_task_is_written_and_read(tmp_path):
     task = records.TaskRecord(
         task='t',

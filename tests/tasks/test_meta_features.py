@@ -1,6 +1,7 @@
 """Meta-features: finite for any data, at most 64 examples read, values that can be computed another way."""
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,8 @@ from metaft import phi3
 from metaft.tasks import meta_features, prompts, tokenizer
 from metaft.tasks.dataset import Dataset, Example
 from metaft.tasks.synthetic import SyntheticSettings, make_dataset
+
+BASE = Path(phi3.__file__).parent.parent / 'assets' / 'phi3_tiny'
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +31,8 @@ def model():
 
 
 def of(dataset, model, tok):
-    return meta_features.meta_features(dataset, prompts.encode(dataset.train, tok, max_length=256), model)
+    encoded = prompts.encode(dataset.train, tok, max_length=256)
+    return meta_features.meta_features(dataset, encoded, model, pretraining_tokens=1000)
 
 
 @pytest.mark.parametrize('num', (1, 9, 200))
@@ -48,7 +52,7 @@ def test_only_the_sampled_examples_matter_to_the_model_part(model, tok):
     shuffled[order[64:], 5] = 77
     other = prompts.EncodedExamples(shuffled, encoded.answer_start_N, encoded.length_N)
     a, b = (meta_features.meta_features(dataset, e, model).values for e in (encoded, other))
-    names = set(meta_features.MODEL_FEATURES) - {'calibration_seconds_per_example'}
+    names = set(meta_features.MODEL_FEATURES) - {'calibration_seconds_per_example', 'log_pretraining_tokens'}
     assert {name: a[name] for name in names} == {name: b[name] for name in names}
 
 
@@ -71,6 +75,16 @@ def test_model_features_against_a_plain_computation(model, tok):
     assert found['zero_shot_exact_match'] == np.mean(exact)
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model)))
     assert found['log_num_parameters'] == pytest.approx(math.log(count))
+
+
+def test_pretraining_tokens_are_what_pretraining_recorded(tmp_path, model, tok):
+    assert meta_features.pretraining_tokens(BASE) == 26 * 1024 * 512
+    assert meta_features.pretraining_tokens(tmp_path) is None  # a base of somebody else
+    train = (Example('Who?', 'me'),)
+    dataset = Dataset('d', train, train, train, 'test')
+    assert of(dataset, model, tok).values['log_pretraining_tokens'] == pytest.approx(math.log(1000))
+    unknown = meta_features.meta_features(dataset, prompts.encode(train, tok, max_length=256), model)
+    assert 'log_pretraining_tokens' not in unknown.values
 
 
 def test_gradient_statistics_have_their_closed_form():

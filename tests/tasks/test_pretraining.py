@@ -68,6 +68,18 @@ def test_pretrain_resumes_and_leaves_a_model(tmp_path, run_experiment, monkeypat
     assert len(tokenizer.load_tokenizer(tmp_path / 'whole' / 'model')) == 300
 
 
+def test_sizes_are_sixteen_fold_apart_and_read_the_same():
+    counts = []
+    for size in pretrain.SIZES:
+        settings = pretrain.Settings(size=size)
+        config = pretrain.model_config(settings, settings.vocabulary_size)
+        shapes = nnx.eval_shape(lambda config=config: phi3.Phi3(config, rngs=nnx.Rngs(0)))
+        counts.append(sum(leaf.size for leaf in jax.tree.leaves(nnx.state(shapes))))
+        assert settings.name == f'phi3_{size}' and f'{counts[-1] / 1e6:.1f}m' == size
+        assert settings.tokens_after(26) == pretrain.Settings().tokens_after(26)
+    assert counts[0] == 216_512 and counts[-1] >= 16 * counts[0]
+
+
 def test_the_shipped_base_knows_and_reads():
     """The shipped files fit together: recall and reading at the level that its record states."""
     directory = pretrain.SHIPPED

@@ -11,8 +11,6 @@ from metaft.tasks import catalogue, language, pretraining, synthetic, world
 from metaft.tasks.rules import RULES
 from metaft.tasks.synthetic import SyntheticSettings, make_dataset
 
-ALL = [catalogue.DEMONSTRATION, *catalogue.COLLECTED, *catalogue.HELD_OUT]
-
 
 def settings_of(kind, **more):
     relations = ('fare', 'team') if kind == 'rule' else ('job', 'town')
@@ -116,20 +114,3 @@ def test_bad_settings_are_told():
         SyntheticSettings('recall', 10, answer_format='pair')
     with pytest.raises(DataError, match='101 training examples asked; recall has 60 at most'):
         make_dataset(SyntheticSettings('recall', 101, num_people=10, paraphrase_distance=1), 0)
-
-
-@pytest.mark.parametrize('name', ALL)
-def test_catalogue(name):
-    data = catalogue.make(name)
-    assert data.name == name and len(data.validation) >= 32 and len(data.test) >= 32
-    if name.rpartition('_')[2].isdigit():
-        assert len(data.train) == int(name.rpartition('_')[2])
-
-
-def test_catalogue_seeds_and_settings_are_all_different():
-    entries = [*catalogue.COLLECTED.values(), *catalogue.HELD_OUT.values()]
-    assert len({seed for _, seed in entries}) == len({settings for settings, _ in entries}) == len(entries) == 48
-    sizes = sorted(settings.num_train_examples for settings, _ in catalogue.COLLECTED.values())
-    assert sizes[0] == 16 and sizes[-1] == 4096
-    with pytest.raises(DataError, match='unknown; allowed are'):
-        catalogue.make('recall')
