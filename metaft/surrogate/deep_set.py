@@ -8,10 +8,6 @@ far is given to it directly.
 Deep sets: Zaheer et al., arXiv 1703.06114. The kernel pool is a Nadaraya-Watson estimate with learned metrics.
 """
 
-import dataclasses
-import functools
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,35 +15,11 @@ from flax import nnx
 from metaft.surrogate import curves, memory
 from metaft.surrogate.context import Context, Query
 from metaft.surrogate.likelihood import Mixture
+from metaft.surrogate.network import Architecture, Mlp, Output, linear, linear_general
 
 _MIN_SD = 2e-3  # of a value; far below the noise of a seed
 _MIN_COST_SD = 2e-2
 _KERNEL_FLOOR = 0.1  # weight of "no neighbour": the pool shrinks to 0 far from every observation
-
-# Uniform: the default, a truncated normal, takes longer to compile than the network.
-_linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.lecun_uniform())
-_linear_general = functools.partial(nnx.LinearGeneral, kernel_init=nnx.initializers.lecun_uniform())
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Sizes of the network; with the encoding all that is needed to build it."""
-
-    num_hyperparameters: int  # E, the last of them what memory.py knows of a configuration
-    num_task_features: int  # Z
-    width: int = 64  # D of elements and pools
-    trunk_width: int = 128
-    num_kernels: int = 8  # N
-    kernel_size: int = 8  # H, dimensions of a learned metric
-    num_components: int = 5  # G
-
-
-class Output(NamedTuple):
-    """Distributions over the budget axis."""
-
-    value: Mixture  # of transformed values, [C, T, G]
-    rate_mean_CT: jax.Array  # of the standardised log cost rate
-    rate_sd_CT: jax.Array
 
 
 class DeepSet(nnx.Module):
@@ -81,26 +53,14 @@ class DeepSet(nnx.Module):
         return relative._replace(value=value, rate_mean_CT=relative.rate_mean_CT + context.rate_level)
 
 
-class Mlp(nnx.Module):
-    """Linear layers with SiLU after each."""
-
-    def __init__(self, sizes: list[int], rngs: nnx.Rngs):
-        self.layers = nnx.List([_linear(i, o, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True)])
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = jax.nn.silu(layer(x))
-        return x
-
-
 class KernelPool(nnx.Module):
     """N weighted means of the context around each query: sum_o k(c, o) w_o v_o / (sum_o k(c, o) w_o + floor)."""
 
     def __init__(self, a: Architecture, rngs: nnx.Rngs):
         shape = (a.num_kernels, a.kernel_size)
-        self.metric = _linear_general(a.num_hyperparameters, shape, use_bias=False, rngs=rngs)
-        self.weight = _linear(a.width, a.num_kernels, rngs=rngs)
-        self.value = _linear_general(a.width, shape, rngs=rngs)
+        self.metric = linear_general(a.num_hyperparameters, shape, use_bias=False, rngs=rngs)
+        self.weight = linear(a.width, a.num_kernels, rngs=rngs)
+        self.value = linear_general(a.width, shape, rngs=rngs)
 
     def __call__(self, query: Query, context: Context, element_OD: jax.Array, present_O: jax.Array) -> jax.Array:
         place_CNH, place_ONH = self.metric(query.config_CE), self.metric(context.config_OE)
@@ -132,10 +92,10 @@ class CurveHead(nnx.Module):
 
     def __init__(self, a: Architecture, rngs: nnx.Rngs):
         self.num_components = a.num_components
-        self.law = _linear(a.trunk_width, 5, rngs=rngs)
-        self.from_trunk = _linear(a.trunk_width, a.width, rngs=rngs)
-        self.from_budget = _linear(4, a.width, use_bias=False, rngs=rngs)
-        self.out = _linear(a.width, 3 * a.num_components + 2, rngs=rngs)
+        self.law = linear(a.trunk_width, 5, rngs=rngs)
+        self.from_trunk = linear(a.trunk_width, a.width, rngs=rngs)
+        self.from_budget = linear(4, a.width, use_bias=False, rngs=rngs)
+        self.out = linear(a.width, 3 * a.num_components + 2, rngs=rngs)
 
     def __call__(self, trunk_CD: jax.Array, query: Query, known_CU: jax.Array, log_budget_CT: jax.Array) -> Output:
         start_C, limit_C, exponent_C, rate_C, gain_C = self.law(trunk_CD).T

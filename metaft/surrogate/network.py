@@ -1,0 +1,48 @@
+"""What every architecture takes and gives: sizes, distributions over the budget axis, and the layers they share."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+from flax import nnx
+
+from metaft.surrogate.likelihood import Mixture
+
+# Uniform: the default, a truncated normal, takes longer to compile than the network.
+linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.lecun_uniform())
+linear_general = functools.partial(nnx.LinearGeneral, kernel_init=nnx.initializers.lecun_uniform())
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Name and sizes of a network; with the encoding all that is needed to build it."""
+
+    num_hyperparameters: int  # E, the last of them what memory.py knows of a configuration
+    num_task_features: int  # Z
+    width: int = 64  # D of elements and pools
+    trunk_width: int = 128
+    num_kernels: int = 8  # N
+    kernel_size: int = 8  # H, dimensions of a learned metric
+    num_components: int = 5  # G
+    name: str = 'deep_set'  # one of `architectures.ARCHITECTURES`
+
+
+class Output(NamedTuple):
+    """Distributions over the budget axis."""
+
+    value: Mixture  # of transformed values, [C, T, G]
+    rate_mean_CT: jax.Array  # of the standardised log cost rate
+    rate_sd_CT: jax.Array
+
+
+class Mlp(nnx.Module):
+    """Linear layers with SiLU after each."""
+
+    def __init__(self, sizes: list[int], rngs: nnx.Rngs):
+        self.layers = nnx.List([linear(i, o, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True)])
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.layers:
+            x = jax.nn.silu(layer(x))
+        return x
