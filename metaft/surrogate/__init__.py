@@ -4,7 +4,7 @@ transforms  values and costs -> the space everything below works in, and back
 encoding    configurations and meta-features -> numbers;  coverage: what of them is new
 curves      a learning curve so far -> features
 context     runs so far -> what the network reads
-architectures  the networks by name: deep_set
+architectures  the networks by name: deep_set, attention, independent
 network     what they share;  likelihood: their mixtures of Gaussians
 episodes    what it is trained on;  training: one ensemble;  ensemble: with folds and calibration
 surrogate   checkpoint and `predict`;  prediction: the answer

@@ -7,11 +7,15 @@ returns `network.Output`. Training, folds, calibration, checkpoints and the sear
 from flax import nnx
 
 from metaft.errors import ModelError
+from metaft.surrogate.attention import Attention
 from metaft.surrogate.deep_set import DeepSet
+from metaft.surrogate.independent import Independent
 from metaft.surrogate.network import Architecture
 
 ARCHITECTURES: dict[str, type[nnx.Module]] = {
     'deep_set': DeepSet,
+    'attention': Attention,
+    'independent': Independent,
 }
 
 
