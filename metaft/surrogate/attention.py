@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metaft.surrogate import curves, memory
-from metaft.surrogate.context import Context, Query
-from metaft.surrogate.deep_set import CurveHead
-from metaft.surrogate.network import Architecture, Mlp, Output, linear, linear_general
+from metaft.surrogate.context import Context, Query, Task
+from metaft.surrogate.heads import CurveHead
+from metaft.surrogate.network import Architecture, Mlp, Output, features, linear, linear_general
 
 _NUM_LAYERS = 2
 
@@ -23,7 +23,7 @@ class Attention(nnx.Module):
     """(context, query, task) -> distributions."""
 
     def __init__(self, architecture: Architecture, rngs: nnx.Rngs):
-        a = architecture
+        a = self.architecture = architecture
         run_size = a.num_hyperparameters + curves.NUM_FEATURES
         self.element = Mlp([run_size, a.width, a.width], rngs)
         self.nothing = nnx.Param(jnp.zeros((1, a.width)))
@@ -31,7 +31,7 @@ class Attention(nnx.Module):
         self.layers = nnx.List([_Layer(a, rngs) for _ in range(_NUM_LAYERS)])
         self.head = CurveHead(a, rngs)
 
-    def __call__(self, context: Context, query: Query, task_Z: jax.Array, log_budget_CT: jax.Array) -> Output:
+    def __call__(self, context: Context, query: Query, task: Task, log_budget_CT: jax.Array) -> Output:
         """Predicts each query at its own T budgets, log2 fractions of a full run."""
         element_OD = self.element(jnp.concatenate([context.config_OE, context.curve_OX], axis=1))
         element_OD = jnp.concatenate([element_OD, self.nothing[...]])
@@ -40,14 +40,15 @@ class Attention(nnx.Module):
         is_seen_CO = jnp.pad(is_seen_CO, [(0, 0), (0, 1)], constant_values=True)
 
         log_count = jnp.log1p(jnp.sum(is_present_O.astype(jnp.float32))) / 4.0
-        told = jnp.concatenate([task_Z, jnp.stack([context.level, context.rate_level, log_count])])
+        levels = jnp.stack([context.level, context.rate_level, log_count])
+        told = jnp.concatenate([features(self.architecture, task), levels])
         told_C = jnp.broadcast_to(told[None, :], (len(query.config_CE), len(told)))
         trunk_CD = self.query(jnp.concatenate([query.config_CE, query.curve_CX, told_C], axis=1))
         for layer in self.layers:
             trunk_CD = layer(trunk_CD, element_OD, is_seen_CO)
 
         known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
-        relative = self.head(trunk_CD, query, known_CU, log_budget_CT)
+        relative = self.head(trunk_CD, query, task, known_CU, log_budget_CT)
         value = relative.value._replace(mean=relative.value.mean + context.level)
         return relative._replace(value=value, rate_mean_CT=relative.rate_mean_CT + context.rate_level)
 

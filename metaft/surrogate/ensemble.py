@@ -34,6 +34,7 @@ class EnsembleSettings:
 
     num_members: int = 3
     architecture: str = 'deep_set'  # one of `architectures.ARCHITECTURES`
+    head: str = 'anchored'  # one of `heads.HEADS`
     training: TrainingSettings = TrainingSettings()
     episodes: EpisodeSettings = EpisodeSettings()
 
@@ -59,7 +60,11 @@ def learn(
     encoding = fit_encoding(tables)
     memory = Memory.fit(tables, encoding)
     architecture = Architecture(
-        encoding.num_hyperparameters + SIZE, encoding.num_task_features, name=settings.architecture
+        encoding.num_hyperparameters + SIZE,
+        encoding.num_task_features,
+        name=settings.architecture,
+        head=settings.head,
+        unread=encoding.size_places if settings.head == 'law' else (),
     )
     collated = episodes.collate(tables, encoding, memory)
     weight_W = _weights(tables)

@@ -9,27 +9,28 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metaft.surrogate import curves, memory
-from metaft.surrogate.context import Context, Query
-from metaft.surrogate.deep_set import CurveHead
-from metaft.surrogate.network import Architecture, Mlp, Output
+from metaft.surrogate.context import Context, Query, Task
+from metaft.surrogate.heads import CurveHead
+from metaft.surrogate.network import Architecture, Mlp, Output, features
 
 
 class Independent(nnx.Module):
     """(query, task) -> distributions; of the context only the levels, to take them back."""
 
     def __init__(self, architecture: Architecture, rngs: nnx.Rngs):
-        a = architecture
+        a = self.architecture = architecture
         size = a.num_hyperparameters + curves.NUM_FEATURES + a.num_task_features
         self.trunk = Mlp([size, a.trunk_width, a.trunk_width, a.trunk_width], rngs)
         self.head = CurveHead(a, rngs)
 
-    def __call__(self, context: Context, query: Query, task_Z: jax.Array, log_budget_CT: jax.Array) -> Output:
+    def __call__(self, context: Context, query: Query, task: Task, log_budget_CT: jax.Array) -> Output:
         """Predicts each query at its own T budgets, log2 fractions of a full run."""
         query = _without_levels(query, context)
+        task_Z = features(self.architecture, task)
         task_CZ = jnp.broadcast_to(task_Z[None, :], (len(query.config_CE), len(task_Z)))
         trunk_CD = self.trunk(jnp.concatenate([query.config_CE, query.curve_CX, task_CZ], axis=1))
         known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
-        return self.head(trunk_CD, query, known_CU, log_budget_CT)
+        return self.head(trunk_CD, query, task, known_CU, log_budget_CT)
 
 
 def _without_levels(query: Query, context: Context) -> Query:

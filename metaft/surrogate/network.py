@@ -5,8 +5,10 @@ import functools
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 
+from metaft.surrogate.context import Task
 from metaft.surrogate.likelihood import Mixture
 
 # Uniform: the default, a truncated normal, takes longer to compile than the network.
@@ -26,6 +28,8 @@ class Architecture:
     kernel_size: int = 8  # H, dimensions of a learned metric
     num_components: int = 5  # G
     name: str = 'deep_set'  # one of `architectures.ARCHITECTURES`
+    head: str = 'anchored'  # one of `heads.HEADS`
+    unread: tuple[int, ...] = ()  # places in Z that the network leaves to its head
 
 
 class Output(NamedTuple):
@@ -34,6 +38,13 @@ class Output(NamedTuple):
     value: Mixture  # of transformed values, [C, T, G]
     rate_mean_CT: jax.Array  # of the standardised log cost rate
     rate_sd_CT: jax.Array
+
+
+def features(architecture: Architecture, task: Task) -> jax.Array:
+    """Returns the encoded meta-features that the network reads, [Z]; 0 at what it leaves to its head."""
+    if not architecture.unread:
+        return task.features_Z
+    return task.features_Z.at[np.array(architecture.unread)].set(0.0)
 
 
 class Mlp(nnx.Module):

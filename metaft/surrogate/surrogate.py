@@ -20,7 +20,7 @@ from flax import nnx
 
 from metaft.errors import ModelError
 from metaft.surrogate import architectures, curves, training, transforms
-from metaft.surrogate.context import observe
+from metaft.surrogate.context import Task, observe
 from metaft.surrogate.coverage import Coverage, coverage
 from metaft.surrogate.encoding import Configurations, Encoding
 from metaft.surrogate.likelihood import Mixture
@@ -85,7 +85,8 @@ class Surrogate:
             raise ModelError(
                 f'{directory} has format {record.get("format")!r}, this metaft reads {_READABLE}; train it again'
             )
-        architecture = Architecture(**record['architecture'])
+        sizes = record['architecture'] | {'unread': tuple(record['architecture'].get('unread', ()))}
+        architecture = Architecture(**sizes)
         calibration = Calibration(**{name: tuple(v) for name, v in record['calibration'].items()})
         return cls(
             architecture,
@@ -165,7 +166,7 @@ class Surrogate:
             pad(config_CE),
             shown,
             _context_rows(last_C, y_CT),
-            self.encoding.task(meta_features, metric),
+            Task(*map(jnp.asarray, (self.encoding.task(meta_features, metric), *self.encoding.sizes(meta_features)))),
             np.array([self.calibration.value, self.calibration.cost], np.float32),
         )
         mixture = jax.tree.map(lambda x: x[:num_C], mixture)
@@ -194,11 +195,11 @@ def _predictor(architecture: Architecture, fractions: tuple[float, ...]):
     fractions_T = np.array(fractions)
 
     @jax.jit
-    def predict(params, config_CE, shown, context_rows_O, task_Z, calibration):
+    def predict(params, config_CE, shown, context_rows_O, task, calibration):
         rows_C = jnp.arange(len(config_CE))
         context, query = observe(config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool))
         log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(fractions_T, jnp.float32))[None, :], shown.y_CT.shape)
-        member = lambda p: nnx.merge(graph, p)(context, query, task_Z, log_budget_CT)
+        member = lambda p: nnx.merge(graph, p)(context, query, task, log_budget_CT)
         output = jax.vmap(member)(params)
 
         value_scale_C, cost_scale_C = scales(calibration, query.has_curve_C, jnp.sum(context.row_O >= 0))

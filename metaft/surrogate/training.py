@@ -187,7 +187,7 @@ def episode_loss(
     rate_CT = jnp.take_along_axis(episode.rate_CT[:num_Q], index_CT, axis=1)
     has_rate_CT = jnp.where(jnp.take_along_axis(episode.has_rate_CT[:num_Q], index_CT, axis=1), is_open_C[:, None], 0.0)
 
-    output = network(context, query, episode.task_Z, log_T[index_CT])
+    output = network(context, query, episode.task, log_T[index_CT])
     value_nll = -likelihood.log_density(output.value, y_CT)
     cost_nll = 0.5 * ((rate_CT - output.rate_mean_CT) / output.rate_sd_CT) ** 2 + jnp.log(output.rate_sd_CT)
     final_C = likelihood.mean(output.value)[:, -1]

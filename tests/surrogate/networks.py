@@ -8,12 +8,13 @@ import numpy as np
 from flax import nnx
 
 from metaft.surrogate import curves, memory, training
-from metaft.surrogate.context import observe
+from metaft.surrogate.context import Task, observe
 from metaft.surrogate.network import Architecture
 
 C, E, Z, T = 12, 5 + memory.SIZE, 4, 6
 FRACTIONS_T = 2.0 ** np.arange(-5, 1)
 SIZES = dict(width=16, trunk_width=24, num_kernels=2, kernel_size=3, num_components=3)
+TASK = Task(np.ones(Z, np.float32), np.float32(0.5), np.float32(-0.5))
 
 
 def caller(architecture: Architecture):
@@ -36,16 +37,16 @@ def draw_runs(seed: int = 0) -> tuple[np.ndarray, curves.Curves]:
     return rng.normal(size=(C, E)).astype(np.float32), curves.Curves(y_CT, rate_CT, is_seen_CT)
 
 
-def predict(network, runs, context_rows, shown=True):
+def predict(network, runs, context_rows, shown=True, task=TASK):
     """Asks about all runs, with the given ones as context."""
-    return network(_predict, *runs, np.asarray(context_rows, np.int32), np.full(C, shown))
+    return network(_predict, *runs, np.asarray(context_rows, np.int32), np.full(C, shown), task)
 
 
-def _predict(net, config_CE, curves_so_far, context_rows, is_own_shown_C):
+def _predict(net, config_CE, curves_so_far, context_rows, is_own_shown_C, task):
     rows_C = jnp.arange(C, dtype=jnp.int32)
     context, query = observe(config_CE, curves_so_far, FRACTIONS_T, context_rows, rows_C, is_own_shown_C)
     log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(FRACTIONS_T, jnp.float32))[None, :], (C, T))
-    return net(context, query, jnp.ones((Z,)), log_budget_CT)
+    return net(context, query, task, log_budget_CT)
 
 
 def assert_close(found, wanted):
