@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metaft.surrogate import curves, memory
+from metaft.surrogate import curves
 from metaft.surrogate.context import Context, Query, Task
 from metaft.surrogate.heads import CurveHead
 from metaft.surrogate.network import Architecture, Mlp, Output, features, linear, linear_general
@@ -47,10 +47,7 @@ class Attention(nnx.Module):
         for layer in self.layers:
             trunk_CD = layer(trunk_CD, element_OD, is_seen_CO)
 
-        known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
-        relative = self.head(trunk_CD, query, task, known_CU, log_budget_CT)
-        value = relative.value._replace(mean=relative.value.mean + context.level)
-        return relative._replace(value=value, rate_mean_CT=relative.rate_mean_CT + context.rate_level)
+        return self.head(trunk_CD, query, task, log_budget_CT).raised(context)
 
 
 class _Layer(nnx.Module):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metaft.surrogate import curves, memory
+from metaft.surrogate import curves
 from metaft.surrogate.context import Context, Query, Task
 from metaft.surrogate.heads import CurveHead
 from metaft.surrogate.network import Architecture, Mlp, Output, features, linear, linear_general
@@ -46,10 +46,7 @@ class DeepSet(nnx.Module):
         own_CD = self.own_curve(jnp.concatenate([query.config_CE, query.curve_CX], axis=1))
         shared_CD = jnp.broadcast_to(task_D[None, :], own_CD.shape)
         trunk_CD = self.trunk(jnp.concatenate([query.config_CE, own_CD, shared_CD, kernel_CF], axis=1))
-        known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
-        relative = self.head(trunk_CD, query, task, known_CU, log_budget_CT)
-        value = relative.value._replace(mean=relative.value.mean + context.level)
-        return relative._replace(value=value, rate_mean_CT=relative.rate_mean_CT + context.rate_level)
+        return self.head(trunk_CD, query, task, log_budget_CT).raised(context)
 
 
 class KernelPool(nnx.Module):

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metaft.errors import ModelError
-from metaft.surrogate import curves
+from metaft.surrogate import curves, memory
 from metaft.surrogate.context import Query, Task
 from metaft.surrogate.likelihood import Mixture
 from metaft.surrogate.network import Architecture, Output, linear
@@ -48,13 +48,12 @@ class CurveHead(nnx.Module):
         self.from_budget = linear(4, a.width, use_bias=False, rngs=rngs)
         self.out = linear(a.width, 3 * a.num_components + 2, rngs=rngs)
 
-    def __call__(
-        self, trunk_CD: jax.Array, query: Query, task: Task, known_CU: jax.Array, log_budget_CT: jax.Array
-    ) -> Output:
+    def __call__(self, trunk_CD: jax.Array, query: Query, task: Task, log_budget_CT: jax.Array) -> Output:
         *coefficients, rate_C, gain_C = self.law(trunk_CD).T
         has_C = query.has_curve_C
         law_CT, budget_CTF = self.curve(coefficients, query, task, log_budget_CT)
         # What such runs did elsewhere, from the last observation on.
+        known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
         known_CT = curves.read(known_CU, log_budget_CT)
         known_CT -= has_C[:, None] * curves.read(known_CU, query.last_log_budget_C[:, None])
         law_CT += (1.0 + gain_C)[:, None] * known_CT

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metaft.surrogate import curves, memory
+from metaft.surrogate import curves
 from metaft.surrogate.context import Context, Query, Task
 from metaft.surrogate.heads import CurveHead
 from metaft.surrogate.network import Architecture, Mlp, Output, features
@@ -29,8 +29,7 @@ class Independent(nnx.Module):
         task_Z = features(self.architecture, task)
         task_CZ = jnp.broadcast_to(task_Z[None, :], (len(query.config_CE), len(task_Z)))
         trunk_CD = self.trunk(jnp.concatenate([query.config_CE, query.curve_CX, task_CZ], axis=1))
-        known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
-        return self.head(trunk_CD, query, task, known_CU, log_budget_CT)
+        return self.head(trunk_CD, query, task, log_budget_CT)
 
 
 def _without_levels(query: Query, context: Context) -> Query:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from metaft.surrogate.context import Task
+from metaft.surrogate.context import Context, Task
 from metaft.surrogate.likelihood import Mixture
 
 # Uniform: the default, a truncated normal, takes longer to compile than the network.
@@ -38,6 +38,11 @@ class Output(NamedTuple):
     value: Mixture  # of transformed values, [C, T, G]
     rate_mean_CT: jax.Array  # of the standardised log cost rate
     rate_sd_CT: jax.Array
+
+    def raised(self, context: Context) -> 'Output':
+        """Returns it with the levels of the context added, which a query's own curve is relative to."""
+        value = self.value._replace(mean=self.value.mean + context.level)
+        return self._replace(value=value, rate_mean_CT=self.rate_mean_CT + context.rate_level)
 
 
 def features(architecture: Architecture, task: Task) -> jax.Array:
