@@ -3,6 +3,7 @@
     launch/local.sh train_surrogate --workdir=runs/surrogate
     launch/local.sh train_surrogate --workdir=runs/mine_too --workdirs=runs/mine,runs/other     # learn from own use
     launch/local.sh train_surrogate --workdir=runs/check --heldout_datasets=recall_job_16       # how good is it?
+    launch/local.sh train_surrogate --workdir=runs/other --architecture=NAME    # another network: docs/extending.md
 
 Writes the checkpoint to WORKDIR/surrogate (`tune --surrogate=WORKDIR/surrogate` takes it) and `metrics.json`: the loss
 on datasets that members left out, by step, and for --heldout_datasets the log likelihood, error, rank correlation and
@@ -26,7 +27,7 @@ if typing.TYPE_CHECKING:
     from metaft.metadataset.tables import TaskTable
 
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
-IDENTITY = ('metadataset', 'workdirs', 'heldout_datasets', 'steps', 'num_members', 'seed')
+IDENTITY = ('metadataset', 'workdirs', 'heldout_datasets', 'architecture', 'head', 'steps', 'num_members', 'seed')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Settings:
     metadataset: Path = setting(ASSETS / 'metadataset', 'directory with measurements.parquet and tasks.parquet')
     workdirs: tuple[Path, ...] = setting((), 'workdirs of past `tune` runs to learn from as well')
     heldout_datasets: tuple[str, ...] = setting((), 'datasets kept back and scored')
+    architecture: str = setting('deep_set', 'name of the network, see metaft/surrogate/architectures.py')
+    head: str = setting('anchored', 'curve of the network: anchored, law or free, see metaft/surrogate/heads.py')
     steps: int = setting(3000, 'updates of each of the two trainings')
     num_members: int = setting(3, 'networks of the ensemble, and folds of datasets')
     num_points: tuple[int, ...] = setting((0, 10, 50, 200), 'observations of a held-out task at which it is scored')
@@ -52,6 +55,10 @@ def main(settings: Settings) -> None:
     """Train, score and write; a finished workdir only shows its metrics again."""
     import json
 
+    from metaft.surrogate import architectures, heads
+
+    architectures.check(settings.architecture)
+    heads.check(settings.head)
     workdir = program.prepare_workdir(settings.workdir, settings, IDENTITY)
     if not (workdir / 'metrics.json').exists():
         train(settings, workdir)
@@ -68,7 +75,9 @@ def train(settings: Settings, workdir: Path) -> None:
 
     tables = read_tables(settings)
     train_tables, heldout = splits.leave_out(tables, settings.heldout_datasets)
-    recipe = ensemble.EnsembleSettings(settings.num_members, TrainingSettings(steps=settings.steps))
+    recipe = ensemble.EnsembleSettings(
+        settings.num_members, settings.architecture, settings.head, TrainingSettings(steps=settings.steps)
+    )
     columns = (
         TextColumn('{task.description}'),
         BarColumn(),

@@ -1,5 +1,6 @@
 """Which tasks train and which test. Tasks of one dataset (other base models, say) are never on both sides."""
 
+import dataclasses
 import difflib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -41,6 +42,13 @@ def leave_out(tables: Sequence[TaskTable], heldout_datasets: Sequence[str]) -> S
         train=[table for table in tables if dataset_of(table) not in held],
         test=[table for table in tables if dataset_of(table) in held],
     )
+
+
+def until(table: TaskTable, fraction: float) -> TaskTable:
+    """Returns the table as if no run had gone on beyond a fraction of a full run."""
+    is_beyond_T = np.asarray(table.fractions_T) > fraction * (1.0 + 1e-6)
+    hidden = lambda x_CT: np.where(is_beyond_T[None, :], np.nan, x_CT)
+    return dataclasses.replace(table, values_CT=hidden(table.values_CT), costs_CT=hidden(table.costs_CT))
 
 
 def dataset_of(table: TaskTable) -> str:

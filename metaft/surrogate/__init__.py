@@ -4,7 +4,8 @@ transforms  values and costs -> the space everything below works in, and back
 encoding    configurations and meta-features -> numbers;  coverage: what of them is new
 curves      a learning curve so far -> features
 context     runs so far -> what the network reads
-deep_set    the network;  likelihood: its mixtures of Gaussians
+architectures  the networks by name: deep_set, attention, independent
+network     what they share;  heads: anchored, law, free;  likelihood: their mixtures of Gaussians
 episodes    what it is trained on;  training: one ensemble;  ensemble: with folds and calibration
 surrogate   checkpoint and `predict`;  prediction: the answer
 evaluation  scores on tasks that were left out

@@ -35,6 +35,14 @@ class Query(NamedTuple):
     has_curve_C: jax.Array  # float32 0 / 1
 
 
+class Task(NamedTuple):
+    """What is known of a task before any run."""
+
+    features_Z: jax.Array  # encoded meta-features, bounded, and the metric
+    log_examples: jax.Array  # ln training examples less its median in training, as it is; 0: not known
+    log_parameters: jax.Array  # likewise, of the base model
+
+
 def observe(
     config_CE: jax.Array,
     shown: curves.Curves,

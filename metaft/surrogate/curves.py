@@ -14,6 +14,8 @@ _AN_OCTAVE = 2
 _RESAMPLED_U = 2.0 ** np.linspace(-OCTAVES, 0.0, round(OCTAVES * _AN_OCTAVE) + 1)  # fractions of a full run: 1/64 ... 1
 NUM_RESAMPLED = len(_RESAMPLED_U)
 NUM_FEATURES = 2 * NUM_RESAMPLED + 8
+_LEVELS = slice(2 * NUM_RESAMPLED, 2 * NUM_RESAMPLED + 2)  # the features `y_C` and `best_C`
+_RATES = slice(-3, -2)
 
 
 class Curves(NamedTuple):
@@ -68,6 +70,15 @@ def features(curves: Curves, fractions_T: np.ndarray) -> jax.Array:
     )
     scalars_CX = jnp.where((curves.last_C >= 0)[:, None], scalars_CX, 0.0)
     return jnp.concatenate([y_CU, is_seen_CU.astype(jnp.float32), scalars_CX], axis=1)
+
+
+def raise_levels(feature_CX: jax.Array, level: jax.Array, rate_level: jax.Array) -> jax.Array:
+    """Returns the features of the curves with `level` added to their values and `rate_level` to their cost rates."""
+    is_seen_CU, has_C1 = feature_CX[:, NUM_RESAMPLED : 2 * NUM_RESAMPLED], feature_CX[:, -1:]
+    change_CX = jnp.zeros_like(feature_CX)
+    change_CX = change_CX.at[:, :NUM_RESAMPLED].set(level * is_seen_CU)
+    change_CX = change_CX.at[:, _LEVELS].set(level * has_C1)
+    return feature_CX + change_CX.at[:, _RATES].set(rate_level * has_C1)
 
 
 def at(values_CT: jax.Array, index_C: jax.Array) -> jax.Array:

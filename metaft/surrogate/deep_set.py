@@ -8,46 +8,16 @@ far is given to it directly.
 Deep sets: Zaheer et al., arXiv 1703.06114. The kernel pool is a Nadaraya-Watson estimate with learned metrics.
 """
 
-import dataclasses
-import functools
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metaft.surrogate import curves, memory
-from metaft.surrogate.context import Context, Query
-from metaft.surrogate.likelihood import Mixture
+from metaft.surrogate import curves
+from metaft.surrogate.context import Context, Query, Task
+from metaft.surrogate.heads import CurveHead
+from metaft.surrogate.network import Architecture, Mlp, Output, features, linear, linear_general
 
-_MIN_SD = 2e-3  # of a value; far below the noise of a seed
-_MIN_COST_SD = 2e-2
 _KERNEL_FLOOR = 0.1  # weight of "no neighbour": the pool shrinks to 0 far from every observation
-
-# Uniform: the default, a truncated normal, takes longer to compile than the network.
-_linear = functools.partial(nnx.Linear, kernel_init=nnx.initializers.lecun_uniform())
-_linear_general = functools.partial(nnx.LinearGeneral, kernel_init=nnx.initializers.lecun_uniform())
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """Sizes of the network; with the encoding all that is needed to build it."""
-
-    num_hyperparameters: int  # E, the last of them what memory.py knows of a configuration
-    num_task_features: int  # Z
-    width: int = 64  # D of elements and pools
-    trunk_width: int = 128
-    num_kernels: int = 8  # N
-    kernel_size: int = 8  # H, dimensions of a learned metric
-    num_components: int = 5  # G
-
-
-class Output(NamedTuple):
-    """Distributions over the budget axis."""
-
-    value: Mixture  # of transformed values, [C, T, G]
-    rate_mean_CT: jax.Array  # of the standardised log cost rate
-    rate_sd_CT: jax.Array
 
 
 class DeepSet(nnx.Module):
@@ -65,32 +35,18 @@ class DeepSet(nnx.Module):
         self.trunk = Mlp([a.num_hyperparameters + 2 * a.width + kernel_out, a.trunk_width, a.trunk_width], rngs)
         self.head = CurveHead(a, rngs)
 
-    def __call__(self, context: Context, query: Query, task_Z: jax.Array, log_budget_CT: jax.Array) -> Output:
+    def __call__(self, context: Context, query: Query, task: Task, log_budget_CT: jax.Array) -> Output:
         """Predicts each query at its own T budgets, log2 fractions of a full run."""
         present_O = (context.row_O >= 0).astype(jnp.float32)
         element_OD = self.element(jnp.concatenate([context.config_OE, context.curve_OX], axis=1))
         levels = jnp.stack([context.level, context.rate_level])
-        task_D = self.task(jnp.concatenate([task_Z, levels, _global_pool(element_OD, present_O)])[None, :])[0]
+        told = [features(self.architecture, task), levels, _global_pool(element_OD, present_O)]
+        task_D = self.task(jnp.concatenate(told)[None, :])[0]
         kernel_CF = self.pool(query, context, element_OD, present_O)
         own_CD = self.own_curve(jnp.concatenate([query.config_CE, query.curve_CX], axis=1))
         shared_CD = jnp.broadcast_to(task_D[None, :], own_CD.shape)
         trunk_CD = self.trunk(jnp.concatenate([query.config_CE, own_CD, shared_CD, kernel_CF], axis=1))
-        known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
-        relative = self.head(trunk_CD, query, known_CU, log_budget_CT)
-        value = relative.value._replace(mean=relative.value.mean + context.level)
-        return relative._replace(value=value, rate_mean_CT=relative.rate_mean_CT + context.rate_level)
-
-
-class Mlp(nnx.Module):
-    """Linear layers with SiLU after each."""
-
-    def __init__(self, sizes: list[int], rngs: nnx.Rngs):
-        self.layers = nnx.List([_linear(i, o, rngs=rngs) for i, o in zip(sizes[:-1], sizes[1:], strict=True)])
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = jax.nn.silu(layer(x))
-        return x
+        return self.head(trunk_CD, query, task, log_budget_CT).raised(context)
 
 
 class KernelPool(nnx.Module):
@@ -98,9 +54,9 @@ class KernelPool(nnx.Module):
 
     def __init__(self, a: Architecture, rngs: nnx.Rngs):
         shape = (a.num_kernels, a.kernel_size)
-        self.metric = _linear_general(a.num_hyperparameters, shape, use_bias=False, rngs=rngs)
-        self.weight = _linear(a.width, a.num_kernels, rngs=rngs)
-        self.value = _linear_general(a.width, shape, rngs=rngs)
+        self.metric = linear_general(a.num_hyperparameters, shape, use_bias=False, rngs=rngs)
+        self.weight = linear(a.width, a.num_kernels, rngs=rngs)
+        self.value = linear_general(a.width, shape, rngs=rngs)
 
     def __call__(self, query: Query, context: Context, element_OD: jax.Array, present_O: jax.Array) -> jax.Array:
         place_CNH, place_ONH = self.metric(query.config_CE), self.metric(context.config_OE)
@@ -119,56 +75,6 @@ class KernelPool(nnx.Module):
         pooled_CNH = pooled_CNH / (density_CN[:, :, None] + _KERNEL_FLOOR)
         log_density_CN = jnp.log(density_CN + _KERNEL_FLOOR)
         return jnp.concatenate([pooled_CNH.reshape(len(pooled_CNH), -1), log_density_CN], axis=1)
-
-
-class CurveHead(nnx.Module):
-    """A power law from the last observation on, G Gaussians around it, and one Gaussian for the log cost rate.
-
-    law(t) = y_n + a (1 - (budget_n / budget_t)^b) + (1 + g) (m(t) - m(n))
-
-    so that without m, what such runs did on other tasks (memory.py), y_n + a is reached in the limit. Without an own
-    curve y_n is predicted too and stands at the grid's beginning, and m(n) is 0.
-    """
-
-    def __init__(self, a: Architecture, rngs: nnx.Rngs):
-        self.num_components = a.num_components
-        self.law = _linear(a.trunk_width, 5, rngs=rngs)
-        self.from_trunk = _linear(a.trunk_width, a.width, rngs=rngs)
-        self.from_budget = _linear(4, a.width, use_bias=False, rngs=rngs)
-        self.out = _linear(a.width, 3 * a.num_components + 2, rngs=rngs)
-
-    def __call__(self, trunk_CD: jax.Array, query: Query, known_CU: jax.Array, log_budget_CT: jax.Array) -> Output:
-        start_C, limit_C, exponent_C, rate_C, gain_C = self.law(trunk_CD).T
-        has_C = query.has_curve_C
-        octaves_CT = jnp.maximum(log_budget_CT - query.last_log_budget_C[:, None], 0.0)
-        anchor_C = has_C * query.last_y_C + (1.0 - has_C) * start_C
-        progress_CT = 1.0 - jnp.exp2(-jax.nn.softplus(exponent_C)[:, None] * octaves_CT)
-        law_CT = anchor_C[:, None] + limit_C[:, None] * progress_CT
-        # What such runs did elsewhere, from the last observation on.
-        known_CT = curves.read(known_CU, log_budget_CT)
-        known_CT -= has_C[:, None] * curves.read(known_CU, query.last_log_budget_C[:, None])
-        law_CT += (1.0 + gain_C)[:, None] * known_CT
-
-        budget_CTF = jnp.stack(
-            [
-                1.0 + log_budget_CT / curves.OCTAVES,
-                octaves_CT / curves.OCTAVES,
-                progress_CT,
-                has_C[:, None] * jnp.exp2(-octaves_CT),
-            ],
-            axis=2,
-        )
-        hidden_CTD = jax.nn.silu(self.from_trunk(trunk_CD)[:, None, :] + self.from_budget(budget_CTF))
-        out_CTF = self.out(hidden_CTD)
-        logit_CTG, shift_CTG, log_sd_CTG = jnp.split(out_CTF[..., :-2], 3, axis=2)
-        spread_CTG = 0.5 * jnp.exp(jnp.clip(log_sd_CTG, -7.0, 2.0))
-        value = Mixture(
-            log_weight=jax.nn.log_softmax(logit_CTG, axis=2),
-            mean=law_CT[..., None] + shift_CTG + 0.5 * jnp.linspace(-1.0, 1.0, self.num_components)[None, None, :],
-            sd=spread_CTG + _MIN_SD,
-        )
-        rate_mean_CT = (has_C * query.last_rate_C + (1.0 - has_C) * rate_C)[:, None] + out_CTF[..., -2]
-        return Output(value, rate_mean_CT, 0.5 * jnp.exp(jnp.clip(out_CTF[..., -1], -5.0, 2.0)) + _MIN_COST_SD)
 
 
 def _global_pool(element_OD: jax.Array, present_O: jax.Array) -> jax.Array:

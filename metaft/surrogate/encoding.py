@@ -18,6 +18,8 @@ Configurations = Sequence[Mapping[str, Any]]
 
 _LOG_RATIO = 7.9  # below a ratio of 8 (batch sizes 8 to 64) logarithms change little
 _OVERSHOOT = 0.25  # how far beyond [-1, 1] a value outside of the seen range is moved at most
+SIZES = ('log_num_train_examples', 'log_num_parameters')  # what a scaling law is in
+_SAY_THE_SIZE = ('log_num_distinct_questions',)  # nearly equal to one of them
 _IGNORED = ('calibration_seconds_per_example',)  # of the machine, not of the task; costs are relative to it
 
 
@@ -142,6 +144,16 @@ class Encoding:
         z = (values - np.array([*self.centers.values()])) / np.array([*self.scales.values()])
         z = np.where(missing, 0.0, 3.0 * np.tanh(z / 3.0))
         return np.concatenate([z, missing, [metric == level for level in METRICS]]).astype(np.float32)
+
+    def sizes(self, meta_features: Mapping[str, float]) -> np.ndarray:
+        """Returns the SIZES less their medians in training, unbounded, float32 [2]; 0 where unknown or never seen."""
+        sizes = [number_of(meta_features.get(name)) - self.centers.get(name, math.nan) for name in SIZES]
+        return np.nan_to_num(np.array(sizes, np.float32), nan=0.0)
+
+    @property
+    def size_places(self) -> tuple[int, ...]:
+        """The places of `task` that tell a size: what a network must not read where a law is to extrapolate in it."""
+        return tuple(z for z, name in enumerate(self.centers) if name in SIZES + _SAY_THE_SIZE)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

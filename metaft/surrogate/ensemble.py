@@ -15,10 +15,11 @@ from scipy.special import logsumexp
 
 from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
-from metaft.surrogate import deep_set, episodes, evaluation, training, transforms
+from metaft.surrogate import episodes, evaluation, training, transforms
 from metaft.surrogate.encoding import Encoding
 from metaft.surrogate.episodes import EpisodeSettings
 from metaft.surrogate.memory import SIZE, Memory
+from metaft.surrogate.network import Architecture
 from metaft.surrogate.surrogate import Calibration, Surrogate
 from metaft.surrogate.training import TrainingSettings
 
@@ -32,6 +33,8 @@ class EnsembleSettings:
     """The whole recipe."""
 
     num_members: int = 3
+    architecture: str = 'deep_set'  # one of `architectures.ARCHITECTURES`
+    head: str = 'anchored'  # one of `heads.HEADS`
     training: TrainingSettings = TrainingSettings()
     episodes: EpisodeSettings = EpisodeSettings()
 
@@ -56,7 +59,13 @@ def learn(
     num_M = settings.num_members
     encoding = fit_encoding(tables)
     memory = Memory.fit(tables, encoding)
-    architecture = deep_set.Architecture(encoding.num_hyperparameters + SIZE, encoding.num_task_features)
+    architecture = Architecture(
+        encoding.num_hyperparameters + SIZE,
+        encoding.num_task_features,
+        name=settings.architecture,
+        head=settings.head,
+        unread=encoding.size_places if settings.head == 'law' else (),
+    )
     collated = episodes.collate(tables, encoding, memory)
     weight_W = _weights(tables)
     fractions = tuple(map(float, tables[0].fractions_T))

@@ -14,6 +14,7 @@ import numpy as np
 from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
 from metaft.surrogate import curves, transforms
+from metaft.surrogate.context import Task
 from metaft.surrogate.encoding import Encoding
 from metaft.surrogate.memory import SIZE, Memory
 
@@ -28,7 +29,7 @@ class Tables(NamedTuple):
     rate_WCT: jax.Array  # standardised log cost rates, likewise
     has_rate_WCT: jax.Array  # bool: a cost was measured here
     length_WC: jax.Array  # int32, measured grid points; 0: no such row
-    task_WZ: jax.Array
+    task: Task  # each part with a first axis W
     same_WCW: jax.Array  # int32, the row of another task with the same configuration, -1 if it has none
 
 
@@ -41,7 +42,7 @@ class Episode(NamedTuple):
     rate_CT: jax.Array
     has_rate_CT: jax.Array
     measured_C: jax.Array  # int32, grid points that were ever measured
-    task_Z: jax.Array
+    task: Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +92,9 @@ def collate(tables: Sequence[TaskTable], encoding: Encoding, memory: Memory) -> 
         extra = num_C - len(table.configurations)
         padded.append([np.pad(part, [(0, extra)] + [(0, 0)] * (part.ndim - 1)) for part in parts])
     config, y, rate, has_rate, length, same = (jnp.asarray(np.stack(parts)) for parts in zip(*padded, strict=True))
-    task_WZ = jnp.asarray(np.stack([encoding.task(table.meta_features, table.metric) for table in tables]))
-    return Tables(config, y, rate, has_rate, length, task_WZ, same)
+    features_WZ = jnp.asarray(np.stack([encoding.task(table.meta_features, table.metric) for table in tables]))
+    examples_W, parameters_W = jnp.asarray(np.stack([encoding.sizes(table.meta_features) for table in tables])).T
+    return Tables(config, y, rate, has_rate, length, Task(features_WZ, examples_W, parameters_W), same)
 
 
 def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: EpisodeSettings) -> Episode:
@@ -108,7 +110,7 @@ def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: Epis
     blend = lambda mine, theirs: (1.0 - share) * mine + share * theirs
     y_CT = blend(tables.y_WCT[w, row_C], tables.y_WCT[other, same_C])
     rate_CT = blend(tables.rate_WCT[w, row_C], tables.rate_WCT[other, same_C])
-    task_Z = blend(tables.task_WZ[w], tables.task_WZ[other])
+    task = jax.tree.map(lambda x_W: blend(x_W[w], x_W[other]), tables.task)
     measured_C = tables.length_WC[w, row_C]
     both_C = jnp.where(same_C >= 0, jnp.minimum(measured_C, tables.length_WC[other, same_C]), 0)
     measured_C = jnp.where(share > 0.0, both_C, measured_C)
@@ -118,9 +120,12 @@ def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: Epis
     is_remembered = jax.random.uniform(by_key) < settings.remembered
     promising_C = jnp.where(is_remembered, config_CE[:, -SIZE + curves.NUM_RESAMPLED - 1], y_CT[:, -1])
     is_seen_CT = observed(state_key, promising_C, measured_C, num_T, settings)
-    y_CT, rate_CT, task_Z = _perturb(change_key, config_CE, y_CT, rate_CT, task_Z, jnp.any(is_seen_CT), settings)
+    y_CT, rate_CT, features_Z = _perturb(
+        change_key, config_CE, y_CT, rate_CT, task.features_Z, jnp.any(is_seen_CT), settings
+    )
+    task = task._replace(features_Z=features_Z)
     shown = curves.Curves(y_CT, rate_CT, is_seen_CT)
-    return Episode(config_CE, shown, y_CT, rate_CT, tables.has_rate_WCT[w, row_C], measured_C, task_Z)
+    return Episode(config_CE, shown, y_CT, rate_CT, tables.has_rate_WCT[w, row_C], measured_C, task)
 
 
 def _choose_tasks(key, tables: Tables, log_weight_W: jax.Array, settings: EpisodeSettings):
@@ -128,7 +133,7 @@ def _choose_tasks(key, tables: Tables, log_weight_W: jax.Array, settings: Episod
     task_key, share_key = jax.random.split(key)
     noise_SW = jax.random.gumbel(task_key, (2, len(log_weight_W)))
     w = jnp.argmax(log_weight_W + noise_SW[0])
-    metric_W = jnp.argmax(tables.task_WZ[:, -transforms.NUM_METRICS :], axis=1)
+    metric_W = jnp.argmax(tables.task.features_Z[:, -transforms.NUM_METRICS :], axis=1)
     other = jnp.argmax(jnp.where(metric_W == metric_W[w], log_weight_W, -jnp.inf) + noise_SW[1])
     uniform_S = jax.random.uniform(share_key, (2,))
     return w, other, jnp.where(uniform_S[0] < settings.mixup, 0.5 * uniform_S[1], 0.0)

@@ -25,6 +25,7 @@ def evaluate(
     num_points: Sequence[int] = (0, 50, 200),
     num_draws: int = 4,
     seed: int = 0,
+    beyond: float | None = None,
 ) -> list[dict[str, float]]:
     """Scores predictions of everything that a freeze-thaw search has not observed yet.
 
@@ -34,6 +35,7 @@ def evaluate(
       num_points: observed grid points of the task, all its runs together.
       num_draws: states of the search a task and number.
       seed: of the states.
+      beyond: score budgets beyond this fraction of a full run only, with nothing of them observed.
 
     Returns:
       A row a number of points, means over tasks: `log_likelihood` (nats) and `mse` of transformed values, `spearman` of
@@ -43,7 +45,7 @@ def evaluate(
     rows = []
     for points in num_points:
         scores = [
-            _score(surrogate, table, points, seed + 1000 * w + draw)
+            _score(surrogate, table, points, seed + 1000 * w + draw, beyond)
             for w, table in enumerate(tables)
             for draw in range(num_draws)
         ]
@@ -78,10 +80,15 @@ def ask(surrogate: Surrogate, table: TaskTable, values_CT: np.ndarray, costs_CT:
     )
 
 
-def _score(surrogate: Surrogate, table: TaskTable, num_points: int, seed: int) -> dict[str, float]:
-    values_CT, costs_CT = hide(table, num_points, seed)
+def _score(
+    surrogate: Surrogate, table: TaskTable, num_points: int, seed: int, beyond: float | None
+) -> dict[str, float]:
+    known = table if beyond is None else splits.until(table, beyond)
+    values_CT, costs_CT = hide(known, num_points, seed)
     prediction = ask(surrogate, table, values_CT, costs_CT)
     is_target_CT = np.isnan(values_CT) & ~np.isnan(table.values_CT)
+    if beyond is not None:
+        is_target_CT &= np.isnan(known.values_CT)
     y_CT = prediction.transform(table.values_CT)
     mean_CT = np.asarray(_mean(prediction.mixture))
     below_CT = np.asarray(_cdf(prediction.mixture, jnp.asarray(y_CT)))

@@ -19,15 +19,17 @@ import safetensors.numpy
 from flax import nnx
 
 from metaft.errors import ModelError
-from metaft.surrogate import curves, deep_set, training, transforms
-from metaft.surrogate.context import observe
+from metaft.surrogate import architectures, curves, training, transforms
+from metaft.surrogate.context import Task, observe
 from metaft.surrogate.coverage import Coverage, coverage
 from metaft.surrogate.encoding import Configurations, Encoding
 from metaft.surrogate.likelihood import Mixture
 from metaft.surrogate.memory import Memory
+from metaft.surrogate.network import Architecture
 from metaft.surrogate.prediction import Prediction
 
-FORMAT = 2
+FORMAT = 3  # 2 had deep sets only and did not say so
+_READABLE = (2, FORMAT)
 _CONTEXT_SIZES = (64, 256, 512)  # a compiled program each; beyond, the most informative runs
 _QUERY_SIZES = (64, 256, 512, 1024)  # beyond, multiples of the last
 
@@ -42,9 +44,9 @@ class Calibration:
 
 @dataclasses.dataclass(frozen=True)
 class Surrogate:
-    """An ensemble of deep sets with the encoding they were trained with."""
+    """An ensemble of networks with the encoding they were trained with."""
 
-    architecture: deep_set.Architecture
+    architecture: Architecture
     encoding: Encoding
     memory: Memory
     params: training.Params  # members stacked
@@ -79,11 +81,12 @@ class Surrogate:
             raise ModelError(
                 f'{directory} holds no surrogate ({error}); make one with experiments.train_surrogate'
             ) from error
-        if record.get('format') != FORMAT:
+        if record.get('format') not in _READABLE:
             raise ModelError(
-                f'{directory} has format {record.get("format")!r}, this metaft reads {FORMAT}; train it again'
+                f'{directory} has format {record.get("format")!r}, this metaft reads {_READABLE}; train it again'
             )
-        architecture = deep_set.Architecture(**record['architecture'])
+        sizes = record['architecture'] | {'unread': tuple(record['architecture'].get('unread', ()))}
+        architecture = Architecture(**sizes)
         calibration = Calibration(**{name: tuple(v) for name, v in record['calibration'].items()})
         return cls(
             architecture,
@@ -163,7 +166,7 @@ class Surrogate:
             pad(config_CE),
             shown,
             _context_rows(last_C, y_CT),
-            self.encoding.task(meta_features, metric),
+            Task(*map(jnp.asarray, (self.encoding.task(meta_features, metric), *self.encoding.sizes(meta_features)))),
             np.array([self.calibration.value, self.calibration.cost], np.float32),
         )
         mixture = jax.tree.map(lambda x: x[:num_C], mixture)
@@ -186,17 +189,17 @@ class Surrogate:
 
 
 @functools.cache
-def _predictor(architecture: deep_set.Architecture, fractions: tuple[float, ...]):
+def _predictor(architecture: Architecture, fractions: tuple[float, ...]):
     """Returns the jitted forward pass of all members; their components become one mixture."""
     graph = training.build(architecture)
     fractions_T = np.array(fractions)
 
     @jax.jit
-    def predict(params, config_CE, shown, context_rows_O, task_Z, calibration):
+    def predict(params, config_CE, shown, context_rows_O, task, calibration):
         rows_C = jnp.arange(len(config_CE))
         context, query = observe(config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool))
         log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(fractions_T, jnp.float32))[None, :], shown.y_CT.shape)
-        member = lambda p: nnx.merge(graph, p)(context, query, task_Z, log_budget_CT)
+        member = lambda p: nnx.merge(graph, p)(context, query, task, log_budget_CT)
         output = jax.vmap(member)(params)
 
         value_scale_C, cost_scale_C = scales(calibration, query.has_curve_C, jnp.sum(context.row_O >= 0))
@@ -241,9 +244,9 @@ def _flatten(params: training.Params) -> dict[str, np.ndarray]:
 
 
 def _unflatten(
-    architecture: deep_set.Architecture, arrays: Mapping[str, np.ndarray], directory: pathlib.Path
+    architecture: Architecture, arrays: Mapping[str, np.ndarray], directory: pathlib.Path
 ) -> training.Params:
-    shapes = nnx.eval_shape(lambda: nnx.state(deep_set.DeepSet(architecture, nnx.Rngs(0)), nnx.Param))
+    shapes = nnx.eval_shape(lambda: nnx.state(architectures.make(architecture, nnx.Rngs(0)), nnx.Param))
     flat = dict(nnx.to_flat_state(shapes))
     names = {'.'.join(map(str, path)): path for path in flat}
     wanted = {name: flat[path].shape for name, path in names.items()}

@@ -15,8 +15,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from metaft.surrogate import deep_set, episodes, likelihood
+from metaft.surrogate import architectures, episodes, likelihood
 from metaft.surrogate.context import observe
+from metaft.surrogate.network import Architecture
 
 Params = Any  # the network's parameters, a pytree
 
@@ -45,7 +46,7 @@ class TrainingSettings:
 class Recipe:
     """All that a compiled training program depends on besides the shapes of its tables."""
 
-    architecture: deep_set.Architecture
+    architecture: Architecture
     fractions: tuple[float, ...]  # the grid of the tables
     training: TrainingSettings
     episodes: episodes.EpisodeSettings
@@ -57,14 +58,14 @@ class State(NamedTuple):
     optimizer: optax.OptState
 
 
-def build(architecture: deep_set.Architecture) -> nnx.GraphDef:
+def build(architecture: Architecture) -> nnx.GraphDef:
     """Returns the structure of the network, without making any parameters."""
-    return nnx.graphdef(nnx.eval_shape(lambda: deep_set.DeepSet(architecture, nnx.Rngs(0))))
+    return nnx.graphdef(nnx.eval_shape(lambda: architectures.make(architecture, nnx.Rngs(0))))
 
 
-def initialise(architecture: deep_set.Architecture, seed: int, num_members: int) -> Params:
+def initialise(architecture: Architecture, seed: int, num_members: int) -> Params:
     """Draws parameters of `num_members` networks, stacked along a first axis."""
-    make = lambda key: nnx.state(deep_set.DeepSet(architecture, nnx.Rngs(key)), nnx.Param)
+    make = lambda key: nnx.state(architectures.make(architecture, nnx.Rngs(key)), nnx.Param)
     return jax.jit(jax.vmap(make))(jax.random.split(_key(seed), num_members))
 
 
@@ -158,7 +159,7 @@ def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
 
 
 def episode_loss(
-    network: deep_set.DeepSet,
+    network: nnx.Module,
     key: jax.Array,
     tables: episodes.Tables,
     log_weight_W: jax.Array,
@@ -186,7 +187,7 @@ def episode_loss(
     rate_CT = jnp.take_along_axis(episode.rate_CT[:num_Q], index_CT, axis=1)
     has_rate_CT = jnp.where(jnp.take_along_axis(episode.has_rate_CT[:num_Q], index_CT, axis=1), is_open_C[:, None], 0.0)
 
-    output = network(context, query, episode.task_Z, log_T[index_CT])
+    output = network(context, query, episode.task, log_T[index_CT])
     value_nll = -likelihood.log_density(output.value, y_CT)
     cost_nll = 0.5 * ((rate_CT - output.rate_mean_CT) / output.rate_sd_CT) ** 2 + jnp.log(output.rate_sd_CT)
     final_C = likelihood.mean(output.value)[:, -1]

@@ -67,6 +67,17 @@ def test_missing_meta_features_become_bits(encoding):
     np.testing.assert_array_equal(task_Z[-2:], [1, 0])
 
 
+def test_sizes_are_told_as_they_are(encoding):
+    sizes = ('log_num_train_examples', 'log_num_parameters')
+    tasks = [dict(zip(sizes, pair, strict=True)) | {'other': 1.0} for pair in ((3.0, 12.0), (5.0, 12.0), (8.0, 13.0))]
+    fitted = Encoding.fit(CONFIGURATIONS, tasks, np.zeros(1))
+    np.testing.assert_allclose(fitted.sizes({'log_num_train_examples': 25.0, 'log_num_parameters': 22.0}), [20.0, 10.0])
+    np.testing.assert_array_equal(fitted.sizes({'log_num_parameters': np.nan}), [0.0, 0.0])
+    assert fitted.size_places == (0, 1) and list(fitted.centers)[2] == 'other'
+    np.testing.assert_array_equal(encoding.sizes({sizes[0]: 25.0}), [0.0, 0.0])  # never seen in training
+    assert encoding.size_places == ()
+
+
 def test_an_encoding_survives_json(encoding):
     again = Encoding.from_json(json.loads(json.dumps(encoding.to_json())))
     assert again == encoding

@@ -14,7 +14,8 @@ from metaft.surrogate.memory import SIZE, Memory
 from metaft.surrogate.surrogate import Calibration, Surrogate
 from tests.surrogate import family
 
-ASSETS = Path(__file__).resolve().parents[2] / 'metaft' / 'assets'
+HERE = Path(__file__).resolve().parent
+ASSETS = HERE.parents[1] / 'metaft' / 'assets'
 
 
 @pytest.fixture(scope='module')
@@ -123,7 +124,7 @@ def test_a_checkpoint_gives_the_surrogate_back(surrogate, table, observations, t
     np.testing.assert_array_equal(found.cost_seconds_CT, wanted.cost_seconds_CT)
 
 
-@pytest.mark.parametrize('fault', ['missing', 'format', 'sizes', 'torn'])
+@pytest.mark.parametrize('fault', ['missing', 'format', 'sizes', 'name', 'torn'])
 def test_what_is_no_checkpoint_is_refused_in_a_sentence(surrogate, tmp_path, fault):
     surrogate.save(tmp_path)
     path = tmp_path / 'surrogate.json'
@@ -135,10 +136,32 @@ def test_what_is_no_checkpoint_is_refused_in_a_sentence(surrogate, tmp_path, fau
     elif fault == 'format':
         path.write_text(json.dumps(record | {'format': 99}))
     else:
-        record['architecture']['width'] += 1
+        record['architecture'] |= {'width': 17} if fault == 'sizes' else {'name': 'deep_sea'}
         path.write_text(json.dumps(record))
     with pytest.raises(ModelError):
         Surrogate.load(tmp_path)
+
+
+def test_a_checkpoint_of_format_2_predicts_as_it_did():
+    """`format_2` was written by commit fcce480, before architectures had names; its numbers are not to be updated."""
+    surrogate = Surrogate.load(HERE / 'format_2')
+    assert surrogate.architecture.name == 'deep_set'
+    table = family.task(7, num_runs=6)
+    prediction = evaluation.ask(surrogate, table, *evaluation.hide(table, 12, seed=0))
+    wanted = json.loads((HERE / 'format_2' / 'prediction.json').read_text())
+    np.testing.assert_allclose(prediction.mean_CT, wanted['mean_CT'], rtol=1e-5)
+    np.testing.assert_allclose(prediction.standard_deviation_CT, wanted['sd_CT'], rtol=1e-5)
+    np.testing.assert_allclose(prediction.cost_seconds_CT, wanted['cost_seconds_CT'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('directory', [HERE / 'format_2', ASSETS / 'surrogate'], ids=['format 2', 'shipped'])
+def test_a_checkpoint_written_anew_predicts_bit_by_bit_the_same(directory, table, observations, tmp_path):
+    surrogate = Surrogate.load(directory)
+    surrogate.save(tmp_path)
+    assert json.loads((tmp_path / 'surrogate.json').read_text())['architecture']['name'] == 'deep_set'
+    wanted, found = (evaluation.ask(s, table, *observations) for s in (surrogate, Surrogate.load(tmp_path)))
+    jax.tree.map(np.testing.assert_array_equal, found.mixture, wanted.mixture)
+    np.testing.assert_array_equal(found.cost_seconds_CT, wanted.cost_seconds_CT)
 
 
 def test_the_shipped_surrogate_names_later_fields_only_where_they_say_something_new():
