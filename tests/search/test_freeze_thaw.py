@@ -124,3 +124,16 @@ def test_settings_are_checked():
         FreezeThawSettings(doubt=0.5)
     with pytest.raises(ValueError, match=r'reserve_share is 1.5; it must be in \[0, 1\)'):
         FreezeThawSettings(reserve_share=1.5)
+
+
+# Made by the search whose replays and live runs are in the README; remade only where its behaviour is meant to change.
+GOLDEN = [(6, 1), (6, 2), (6, 3), (6, 4), (5, 0), (5, 2), (5, 3), (5, 4), (3, 0)]
+
+
+def test_with_default_settings_it_does_what_it_did():
+    rng = np.random.default_rng(11)
+    belief = random_belief(rng)
+    searcher, table = FreezeThaw(belief), random_table(rng, belief)
+    start_up = np.linspace(0.0, 1.0, 8)
+    trajectory = replay(searcher, table, 40.0, overhead_seconds_C=start_up, measurement_seconds=0.1)
+    assert [(event.configuration_index, event.grid_index) for event in trajectory.events] == GOLDEN
