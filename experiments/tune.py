@@ -17,6 +17,7 @@ import math
 import shlex
 import time
 import typing
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,6 +30,7 @@ if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
 
     from metaft.metadataset.records import TaskRecord
     from metaft.report.terminal import Terminal
+    from metaft.search.observations import Searcher
     from metaft.tasks.dataset import Dataset
     from metaft.tuning.problem import Problem
 
@@ -36,6 +38,10 @@ ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 DEMONSTRATION_METHODS = ('lora',)
 IDENTITY = ('train', 'validation', 'test', 'model', 'surrogate', 'max_examples', 'metric', 'methods', 'restrict',
             'num_configurations', 'search', 'quantize', 'seed')  # fmt: skip
+STOPPED = {
+    'patience': 'what can still be gained is not worth its cost (--patience)',
+    'exhausted': 'every run is at its end, or none is expected to improve on the best',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +71,16 @@ class Settings:
     restrict: str = setting('', 'JSON object that narrows the search space, e.g. {"rank": [4, 8]}')
     num_configurations: int = setting(512, 'candidates; the default configuration is one of them')
     compare: bool | None = setting(None, 'also run the default configuration; by default only in the demonstration')
-    search: str = setting('freeze_thaw', 'who decides', choices=('freeze_thaw', 'random'))
+    search: str = setting(
+        'freeze_thaw',
+        'who decides: the surrogate with feedback, full runs in the order of its zero-shot ranking, or chance',
+        choices=('freeze_thaw', 'transfer', 'random'),
+    )
+    patience: float = setting(
+        0.0,
+        'freeze_thaw stops where nothing is expected to improve the metric this fast; 0: it spends the budget',
+        unit='nats (or shares of exact matches) per unit of the budget',
+    )
     width: int | None = setting(None, 'runs trained together; 1 on a CPU and 8 on an accelerator if empty')
     scaling_fit: Path | None = setting(None, 'workdir of scaling_fit: the report then says what more data would bring')
     quantize: str | None = setting(None, 'store the base in 8 bits (not for full tuning)', choices=('int8',))
@@ -83,6 +98,10 @@ class Settings:
         for name in ('max_examples', 'num_configurations'):
             if getattr(self, name) < 1:
                 raise BudgetError(f'--{name} is {getattr(self, name)}; it must be at least 1')
+        if not (math.isfinite(self.patience) and self.patience >= 0):
+            raise InputError(f'--patience is {self.patience}; it must be a number of at least 0')
+        if self.patience > 0 and self.search != 'freeze_thaw':
+            raise InputError(f'--patience needs predictions as runs go on; --search={self.search} asks for none')
         if self.width is not None and self.width < 1:
             raise InputError(f'--width is {self.width}; it must be at least 1')
         if self.train is None and (self.validation or self.test):
@@ -123,8 +142,8 @@ def main(settings: Settings) -> None:
     console = Terminal()
     problem = prepare(settings, console)
     ranking = rank(problem, console)
-    search(settings, problem, ranking, console)
-    results = finish(settings, problem, console)
+    stopped_by = search(settings, problem, ranking, console)
+    results = finish(settings, problem, stopped_by, console)
     report(settings, problem, ranking, results, console)
 
 
@@ -151,9 +170,7 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         num=settings.num_configurations,
         max_examples=settings.max_examples,
         seed=settings.seed,
-        proven=surrogate.proven
-        if settings.search == 'freeze_thaw'
-        else (),  # plain random search knows of no other task
+        proven=() if settings.search == 'random' else surrogate.proven,  # chance knows of no other task
     )
     directory = model_directory(settings.model)
     tokenizer = load_tokenizer(directory)
@@ -262,19 +279,14 @@ def rank(problem: 'Problem', console: 'Terminal') -> 'pd.DataFrame':
     return table
 
 
-def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> None:
-    """Spend the budget, showing who is advanced and who leads."""
+def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> str:
+    """Spend the budget, showing who is advanced and who leads; return why it is over."""
     from metaft.report.tensorboard import TensorboardWriter
-    from metaft.search.baselines import random_search
-    from metaft.search.freeze_thaw import FreezeThaw
 
     live = problem.live_search()
     if not live.ledger.measurements:
         refuse_too_small(settings, ranking)
-    if settings.search == 'random':
-        searcher = random_search(len(problem.candidates), settings.seed)
-    else:
-        searcher = FreezeThaw(problem.predictor())
+    searcher = make_searcher(settings, problem)
     configurations = [c.to_dict() for c in problem.candidates]
     board = TensorboardWriter(problem.workdir / 'tensorboard') if settings.tensorboard else None
     with console.search(settings.budget_seconds, configurations, live.observations) as view, board or nullcontext():
@@ -284,7 +296,24 @@ def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', cons
             if board is not None:
                 board.write(live.ledger.measurements)
 
-        live.run(searcher, settings.budget_seconds, width=problem.executor.width, on_change=on_change)
+        stopped_by = live.run(searcher, settings.budget_seconds, width=problem.executor.width, on_change=on_change)
+    if stopped_by != 'budget':
+        console.say(f'the search stopped before its budget was spent: {STOPPED[stopped_by]}')
+    return stopped_by
+
+
+def make_searcher(settings: Settings, problem: 'Problem') -> 'Searcher':
+    """Return who decides."""
+    from metaft.search.baselines import random_search, transfer
+    from metaft.search.freeze_thaw import FreezeThaw, FreezeThawSettings
+
+    predict = problem.predictor()
+    makers: dict[str, Callable[[], Searcher]] = {
+        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience)),
+        'transfer': lambda: transfer(predict(problem.nothing_observed)),
+        'random': lambda: random_search(len(problem.candidates), settings.seed),
+    }
+    return makers[settings.search]()
 
 
 def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:
@@ -300,7 +329,7 @@ def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:
         )
 
 
-def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
+def finish(settings: Settings, problem: 'Problem', stopped_by: str, console: 'Terminal') -> dict:
     """Test the incumbent and what it is compared with, export the adapter, write results.json."""
     from metaft.phi3 import stored_dtype
     from metaft.phi3.hub import model_directory
@@ -313,6 +342,7 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
         'zero_shot': outcome.untrained(problem),
         'spent_seconds': ledger.spent_seconds,
         'budget_seconds': settings.budget_seconds,
+        'stopped_by': stopped_by,
         'metric': settings.metric,
         'num_runs_started': len({m.run_id for m in ledger.measurements}),
         'num_runs_diverged': len({m.run_id for m in ledger.measurements if m.status == 'diverged'}),
@@ -356,10 +386,9 @@ def report(
     """Write learning_curves.png and report.html, and print what was found."""
     from metaft.report import html, plots
     from metaft.report.data import Forecast, Outcome, ReportData
-    from metaft.search.freeze_thaw import FreezeThaw
 
     predict, seen = problem.predictor(), problem.live_search().observations
-    again = FreezeThaw(predict).suggest(seen, settings.budget_seconds)
+    again = make_searcher(settings, problem).suggest(seen, settings.budget_seconds)
     fields = {field.name for field in dataclasses.fields(Outcome)}
     outcomes = {
         name: results.get(name) and Outcome(**{k: v for k, v in results[name].items() if k in fields})
