@@ -61,7 +61,9 @@ class FreezeThaw:
         """Returns up to `width` runs to advance at once, best first; an empty list when nothing can be gained.
 
         Further slots are chosen as if the runs of the ones before had reached what is predicted for them (the kriging
-        believer of Ginsbourger et al. 2010), so that a second run which promises the same gives way to another.
+        believer of Ginsbourger et al. 2010), so that a second run which promises the same gives way to another; and as
+        if that had been paid for, so that eight slots do not begin eight runs where two can be finished. Slots that
+        would not be worth it stay empty.
         """
         suggestions: list[Suggestion] = []
         believed = observations
@@ -80,7 +82,9 @@ class FreezeThaw:
                 break
             suggestions.append(Suggestion(c, int(decision.next_C[c])))
             if len(suggestions) < width:
+                spent_before = believed.spent_seconds_C.sum()
                 believed = _believe(believed, prediction, c, int(decision.reach_C[c]))
+                remaining_seconds -= float(believed.spent_seconds_C.sum() - spent_before)
         return suggestions
 
     def _is_out_of_patience(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> bool:

@@ -172,6 +172,13 @@ def test_why_a_search_is_over():
     assert stopped_by(FreezeThaw(sure), empty(2).observe(0, 4, 1.0, 16.0), 100.0) == 'exhausted'
 
 
+def test_slots_share_what_remains():
+    """Eight slots, seconds for two and a half full runs: what is begun can be finished."""
+    belief = GaussianBelief(curves(np.linspace(1.0, 1.2, 8)), seconds([10.0] * 8), sd=0.3)
+    for remaining, wanted in ((10.5, 1), (25.0, 3), (100.0, 8)):
+        assert len(FreezeThaw(belief).suggest(empty(8), remaining, width=8)) == wanted
+
+
 def test_settings_are_checked():
     with pytest.raises(ValueError, match='cost_exponent is -1'):
         FreezeThawSettings(cost_exponent=-1)
