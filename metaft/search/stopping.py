@@ -9,12 +9,15 @@ import dataclasses
 
 from metaft.search.freeze_thaw import FreezeThaw
 from metaft.search.observations import Observations, Searcher
+from metaft.search.units import InUnit
 
 _ANY_BUDGET = 1e30  # seconds or FLOPs
 
 
 def stopped_by(searcher: Searcher, observations: Observations, remaining_seconds: float) -> str:
     """Returns 'budget', 'patience' or 'exhausted' for a search that ended in this state."""
+    if isinstance(searcher, InUnit):
+        searcher, observations = searcher.exchanged(observations)
     if searcher.suggest(observations, remaining_seconds):
         return 'budget'  # the step did not fit
     if not isinstance(searcher, FreezeThaw):

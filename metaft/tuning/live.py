@@ -54,7 +54,8 @@ class LiveSearch:
     def run(
         self,
         searcher: Searcher,
-        budget_seconds: float,
+        budget: float,
+        unit: str = 'seconds',
         *,
         width: int = 1,
         on_change: Callable[[list[Suggestion]], None] = lambda advancing: None,
@@ -63,7 +64,8 @@ class LiveSearch:
 
         Args:
           searcher: chooses the steps.
-          budget_seconds: of all sessions together.
+          budget: of all sessions together.
+          unit: 'seconds', 'flops' or 'tokens'; the searcher reckons in it, see `metaft.search.units`.
           width: runs to advance at once.
           on_change: told what is advanced, before each step; with nothing after the last one.
 
@@ -72,14 +74,14 @@ class LiveSearch:
         """
         self.ledger.start_clock()
         try:
-            while (remaining := budget_seconds - self.ledger.spent_seconds) > 0:
+            while (remaining := budget - self.ledger.spent(unit)) > 0:
                 start, seen = time.perf_counter(), self._with_overheads(remaining)
                 suggestions = searcher.suggest(seen, remaining, width)
                 self._decision_seconds.append(time.perf_counter() - start)
                 if not suggestions:
                     break
                 on_change(suggestions)
-                self._advance(suggestions, budget_seconds)
+                self._advance(suggestions, budget if unit == 'seconds' else np.inf)
             on_change([])
         finally:
             self.ledger.stop_clock()
