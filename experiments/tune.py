@@ -3,6 +3,7 @@
     launch/local.sh tune                                          # the embedded demonstration
     launch/local.sh tune --train=qa_train.jsonl --validation=qa_val.jsonl --test=qa_test.jsonl --budget_seconds=300 \\
         --workdir=runs/mine
+    launch/local.sh tune --budget_money=5 --price_per_hour=2.4          # or --budget_flops=1e15, or --budget_tokens=1e7
 
 Ranks configurations by what a surrogate learned on other tasks, spends the budget on freeze-thaw search over real
 runs, tests the best measured checkpoint, and leaves settings, measurements, ranking, results, the adapter (with
@@ -17,6 +18,7 @@ import math
 import shlex
 import time
 import typing
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,6 +31,7 @@ if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
 
     from metaft.metadataset.records import TaskRecord
     from metaft.report.terminal import Terminal
+    from metaft.search.observations import Searcher
     from metaft.tasks.dataset import Dataset
     from metaft.tuning.problem import Problem
 
@@ -36,6 +39,12 @@ ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 DEMONSTRATION_METHODS = ('lora',)
 IDENTITY = ('train', 'validation', 'test', 'model', 'surrogate', 'max_examples', 'metric', 'methods', 'restrict',
             'num_configurations', 'search', 'quantize', 'seed')  # fmt: skip
+DEFAULT_SECONDS = 120.0
+BUDGETS = ('budget_seconds', 'budget_flops', 'budget_tokens', 'budget_money')
+STOPPED = {
+    'patience': 'what can still be gained is not worth its cost (--patience)',
+    'exhausted': 'every run is at its end, or none is expected to improve on the best',
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,16 +65,32 @@ class Settings:
         ASSETS / 'surrogate', 'directory of the surrogate (experiments.train_surrogate makes one)'
     )
     workdir: Path = setting(Path('runs/tune'), 'where results go; an interrupted job goes on there')
-    budget_seconds: float = setting(
-        120.0, 'wall time of the search, compilation and evaluation included', unit='seconds'
+    budget_seconds: float | None = setting(
+        None,
+        f'wall time of the search, compilation and evaluation included; {DEFAULT_SECONDS:g} without another budget',
+        unit='seconds',
     )
+    budget_flops: float | None = setting(None, 'of training, instead of --budget_seconds', unit='FLOPs')
+    budget_tokens: float | None = setting(None, 'trained on, padding left out, instead of --budget_seconds')
+    budget_money: float | None = setting(None, 'instead of --budget_seconds, which it becomes at --price_per_hour')
+    price_per_hour: float | None = setting(None, 'of this machine, in the currency of --budget_money')
     max_examples: int = setting(4096, 'training examples of a full run, repeats included')
     metric: str = setting('loss', 'what the search improves', choices=('loss', 'exact_match'))
     methods: tuple[str, ...] = setting((), 'of lora, full, prompt; all if empty (the demonstration: lora)')
     restrict: str = setting('', 'JSON object that narrows the search space, e.g. {"rank": [4, 8]}')
     num_configurations: int = setting(512, 'candidates; the default configuration is one of them')
     compare: bool | None = setting(None, 'also run the default configuration; by default only in the demonstration')
-    search: str = setting('freeze_thaw', 'who decides', choices=('freeze_thaw', 'random'))
+    search: str = setting(
+        'freeze_thaw',
+        'who decides: the surrogate with feedback, full runs in the order of its zero-shot ranking, or chance',
+        choices=('freeze_thaw', 'transfer', 'random'),
+    )
+    portfolio: int = setting(5, 'how many configurations to name whose best is expected to be best; 0: none')
+    patience: float = setting(
+        0.0,
+        'freeze_thaw stops where nothing is expected to improve the metric this fast; 0: it spends the budget',
+        unit='nats (or shares of exact matches) per unit of the budget',
+    )
     width: int | None = setting(None, 'runs trained together; 1 on a CPU and 8 on an accelerator if empty')
     scaling_fit: Path | None = setting(None, 'workdir of scaling_fit: the report then says what more data would bring')
     quantize: str | None = setting(None, 'store the base in 8 bits (not for full tuning)', choices=('int8',))
@@ -78,17 +103,46 @@ class Settings:
     seed: int = setting(0, 'of split, candidates and runs')
 
     def __post_init__(self):
-        if not (math.isfinite(self.budget_seconds) and self.budget_seconds > 0):
-            raise BudgetError(f'--budget_seconds is {self.budget_seconds}; it must be a positive number of seconds')
+        given = [name for name in BUDGETS if getattr(self, name) is not None]
+        for name in (*given, *(['price_per_hour'] if self.price_per_hour is not None else [])):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise BudgetError(f'--{name} is {getattr(self, name)}; it must be a positive number')
+        if len(given) > 1:
+            raise BudgetError(f'{" and ".join(f"--{name}" for name in given)} were given; a search has one budget')
+        if (self.budget_money is None) != (self.price_per_hour is None):
+            raise BudgetError('--budget_money and --price_per_hour need one another')
         for name in ('max_examples', 'num_configurations'):
             if getattr(self, name) < 1:
                 raise BudgetError(f'--{name} is {getattr(self, name)}; it must be at least 1')
+        if self.portfolio < 0:
+            raise InputError(f'--portfolio is {self.portfolio}; it must be at least 0')
+        if not (math.isfinite(self.patience) and self.patience >= 0):
+            raise InputError(f'--patience is {self.patience}; it must be a number of at least 0')
+        if self.patience > 0 and self.search != 'freeze_thaw':
+            raise InputError(f'--patience needs predictions as runs go on; --search={self.search} asks for none')
         if self.width is not None and self.width < 1:
             raise InputError(f'--width is {self.width}; it must be at least 1')
         if self.train is None and (self.validation or self.test):
             raise InputError('--validation and --test need --train; the demonstration brings its own splits')
         self.parsed_restrict()
         self.parsed_mesh()
+
+    @property
+    def budget(self) -> tuple[float, str]:
+        """The budget and the unit that the search reckons in: 'seconds', 'flops' or 'tokens'."""
+        if self.budget_flops is not None:
+            return self.budget_flops, 'flops'
+        if self.budget_tokens is not None:
+            return self.budget_tokens, 'tokens'
+        if self.budget_money is not None:
+            return 3600.0 * self.budget_money / self.price_per_hour, 'seconds'
+        return (DEFAULT_SECONDS if self.budget_seconds is None else self.budget_seconds), 'seconds'
+
+    def doubled(self) -> 'Settings':
+        """Return the settings with twice the budget."""
+        name = next((name for name in BUDGETS if getattr(self, name) is not None), 'budget_seconds')
+        twice: dict[str, typing.Any] = {name: 2.0 * (getattr(self, name) or DEFAULT_SECONDS)}
+        return dataclasses.replace(self, **twice)
 
     @property
     def is_demonstration(self) -> bool:
@@ -122,10 +176,10 @@ def main(settings: Settings) -> None:
 
     console = Terminal()
     problem = prepare(settings, console)
-    ranking = rank(problem, console)
-    search(settings, problem, ranking, console)
-    results = finish(settings, problem, console)
-    report(settings, problem, ranking, results, console)
+    ranking, portfolio = rank(settings, problem, console)
+    stopped_by = search(settings, problem, ranking, console)
+    results = finish(settings, problem, stopped_by, console)
+    report(settings, problem, ranking, portfolio, results, console)
 
 
 def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
@@ -151,9 +205,7 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         num=settings.num_configurations,
         max_examples=settings.max_examples,
         seed=settings.seed,
-        proven=surrogate.proven
-        if settings.search == 'freeze_thaw'
-        else (),  # plain random search knows of no other task
+        proven=() if settings.search == 'random' else surrogate.proven,  # chance knows of no other task
     )
     directory = model_directory(settings.model)
     tokenizer = load_tokenizer(directory)
@@ -250,72 +302,104 @@ def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRec
     return record, features.seconds
 
 
-def rank(problem: 'Problem', console: 'Terminal') -> 'pd.DataFrame':
-    """Rank all candidates by transfer alone; print the best and write ranking.csv."""
-    from metaft.search.ranking import rank as rank_configurations
+def rank(settings: Settings, problem: 'Problem', console: 'Terminal') -> tuple['pd.DataFrame', 'pd.DataFrame | None']:
+    """Rank all candidates by transfer alone and choose a portfolio; print both, write ranking.csv and portfolio.csv."""
+    from metaft.search import portfolio as portfolios
+    from metaft.search import ranking
 
     start = time.perf_counter()
+    configurations = [c.to_dict() for c in problem.candidates]
     prediction = problem.predictor()(problem.nothing_observed)
-    table = rank_configurations([c.to_dict() for c in problem.candidates], prediction)
+    table = ranking.rank(configurations, prediction)
     console.ranking(table, problem.metric)
     console.say(f'ranked by transfer alone in {time.perf_counter() - start:.1f} s')
+    program.write_text(problem.workdir / 'ranking.csv', table.to_csv(index=False))
+    chosen = None
+    if settings.portfolio:
+        encoded_CE = problem.surrogate.encoding.configurations(configurations)
+        chosen = portfolios.portfolio(
+            configurations, prediction, encoded_CE, problem.reference_value, settings.portfolio, settings.seed
+        )
+        console.portfolio(chosen, problem.metric)
+        program.write_text(problem.workdir / 'portfolio.csv', chosen.to_csv(index=False))
     for warning in problem.warnings:
         console.warn(warning)
-    program.write_text(problem.workdir / 'ranking.csv', table.to_csv(index=False))
-    return table
+    return table, chosen
 
 
-def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> None:
-    """Spend the budget, showing who is advanced and who leads."""
+def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> str:
+    """Spend the budget, showing who is advanced and who leads; return why it is over."""
     from metaft.report.tensorboard import TensorboardWriter
-    from metaft.search.baselines import random_search
-    from metaft.search.freeze_thaw import FreezeThaw
 
     live = problem.live_search()
     if not live.ledger.measurements:
-        refuse_too_small(settings, ranking)
-    if settings.search == 'random':
-        searcher = random_search(len(problem.candidates), settings.seed)
-    else:
-        searcher = FreezeThaw(problem.predictor())
+        refuse_too_small(settings, problem, ranking)
+    searcher = make_searcher(settings, problem)
+    budget, unit = settings.budget
     configurations = [c.to_dict() for c in problem.candidates]
     board = TensorboardWriter(problem.workdir / 'tensorboard') if settings.tensorboard else None
-    with console.search(settings.budget_seconds, configurations, live.observations) as view, board or nullcontext():
+    with console.search(budget, configurations, live.observations, unit) as view, board or nullcontext():
 
         def on_change(advancing) -> None:
-            view.update(live.observations, live.ledger.spent_seconds, advancing)
+            view.update(live.observations, live.ledger.spent(unit), advancing)
             if board is not None:
                 board.write(live.ledger.measurements)
 
-        live.run(searcher, settings.budget_seconds, width=problem.executor.width, on_change=on_change)
+        stopped_by = live.run(searcher, budget, unit, width=problem.executor.width, on_change=on_change)
+    if stopped_by != 'budget':
+        console.say(f'the search stopped before its budget was spent: {STOPPED[stopped_by]}')
+    return stopped_by
 
 
-def refuse_too_small(settings: Settings, ranking: 'pd.DataFrame') -> None:
+def make_searcher(settings: Settings, problem: 'Problem') -> 'Searcher':
+    """Return who decides."""
+    from metaft.search.baselines import random_search, transfer
+    from metaft.search.freeze_thaw import FreezeThaw, FreezeThawSettings
+    from metaft.search.units import InUnit
+
+    predict = problem.predictor()
+    makers: dict[str, Callable[[], Searcher]] = {
+        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience)),
+        'transfer': lambda: transfer(predict(problem.nothing_observed)),
+        'random': lambda: random_search(len(problem.candidates), settings.seed),
+    }
+    searcher, unit = makers[settings.search](), settings.budget[1]
+    return searcher if unit == 'seconds' else InUnit(searcher, problem.costs(unit))
+
+
+def refuse_too_small(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame') -> None:
     """Raise BudgetError when not even the cheapest first measurement fits into the budget."""
     from metaft.finetune.budget import fractions
+    from metaft.report.wording import amount
 
-    full_run = float(ranking['predicted_seconds'].min())
-    first = full_run * float(fractions()[0])
-    if first > settings.budget_seconds:
+    budget, unit = settings.budget
+    if unit == 'seconds':
+        full_run = float(ranking['predicted_seconds'].min())
+        first = full_run * float(fractions()[0])
+    else:
+        first, full_run = problem.costs(unit)[:, [0, -1]].min(axis=0)
+    if first > budget:
         raise BudgetError(
-            f'--budget_seconds={settings.budget_seconds:g} is too small for one step: the first measurement of the '
-            f'cheapest configuration takes about {first:.2g} s here, a full run {full_run:.2g} s'
+            f'a budget of {amount(budget, unit)} is too small for one step: the first measurement of the cheapest '
+            f'configuration takes about {amount(first, unit)} here, a full run {amount(full_run, unit)}'
         )
 
 
-def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
+def finish(settings: Settings, problem: 'Problem', stopped_by: str, console: 'Terminal') -> dict:
     """Test the incumbent and what it is compared with, export the adapter, write results.json."""
     from metaft.phi3 import stored_dtype
     from metaft.phi3.hub import model_directory
     from metaft.tuning import outcome
 
-    ledger = problem.live_search().ledger
+    ledger, (budget, unit) = problem.live_search().ledger, settings.budget
     found = outcome.incumbent(problem, ledger)
     results = {
         'incumbent': found and found[0],
         'zero_shot': outcome.untrained(problem),
         'spent_seconds': ledger.spent_seconds,
-        'budget_seconds': settings.budget_seconds,
+        'budget_seconds': budget if unit == 'seconds' else None,
+        'budget': {'unit': unit, 'given': budget, 'spent': ledger.spent(unit)},
+        'stopped_by': stopped_by,
         'metric': settings.metric,
         'num_runs_started': len({m.run_id for m in ledger.measurements}),
         'num_runs_diverged': len({m.run_id for m in ledger.measurements if m.status == 'diverged'}),
@@ -328,7 +412,7 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
     }
     if found is None:
         why = 'every run diverged' if ledger.measurements else 'the budget ended before the first measurement'
-        console.warn(f'{why}, so there is no adapter; give a larger --budget_seconds or other --restrict bounds')
+        console.warn(f'{why}, so there is no adapter; give a larger budget or other --restrict bounds')
     else:
         entry, configuration, adapter = found
         if entry['budget_steps'] == 0:
@@ -344,7 +428,7 @@ def finish(settings: Settings, problem: 'Problem', console: 'Terminal') -> dict:
             console.say(f'wrote {outcome.export(problem, configuration, adapter, settings.model)}')
     if settings.compare or (settings.compare is None and settings.is_demonstration):
         console.say('running the default configuration, given the same budget of its own ...')
-        results['default'] = outcome.default(problem, settings.budget_seconds)
+        results['default'] = outcome.default(problem, budget, unit)
     program.write_json(settings.workdir / 'results.json', results)
     return results
 
@@ -353,16 +437,17 @@ def report(
     settings: Settings,
     problem: 'Problem',
     ranking: 'pd.DataFrame',
+    portfolio: 'pd.DataFrame | None',
     results: dict,
     console: 'Terminal',
 ) -> None:
     """Write learning_curves.png and report.html, and print what was found."""
     from metaft.report import html, plots
     from metaft.report.data import Forecast, Outcome, ReportData
-    from metaft.search.freeze_thaw import FreezeThaw
 
     predict, seen = problem.predictor(), problem.live_search().observations
-    again = FreezeThaw(predict).suggest(seen, settings.budget_seconds)
+    budget, unit = settings.budget
+    again = make_searcher(settings, problem).suggest(seen, budget)
     fields = {field.name for field in dataclasses.fields(Outcome)}
     outcomes = {
         name: results.get(name) and Outcome(**{k: v for k, v in results[name].items() if k in fields})
@@ -372,16 +457,18 @@ def report(
         task=problem.record.task,
         metric=settings.metric,
         asked=asked(settings, problem),
-        budget_seconds=settings.budget_seconds,
-        spent_seconds=results['spent_seconds'],
+        budget=budget,
+        spent=results['budget']['spent'],
+        unit=unit,
         max_examples=settings.max_examples,
         configurations=[c.to_dict() for c in problem.candidates],
         observations=seen,
         zero_shot_forecast=Forecast.of(predict(problem.nothing_observed)),
         final_forecast=Forecast.of(predict(seen)),
         ranking=ranking,
+        portfolio=portfolio,
         next_suggestion=again[0] if again else None,
-        next_command=command(dataclasses.replace(settings, budget_seconds=2 * settings.budget_seconds)),
+        next_command=command(settings.doubled()),
         scaling=scaling_advise.sentences(settings.scaling_fit, len(problem.dataset.train)),
         warnings=problem.warnings,
         versions=results['versions'],
@@ -400,6 +487,8 @@ def report(
 
 def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:
     """Return what was asked, for the report's table."""
+    from metaft.report.wording import amount
+
     dataset, methods = problem.dataset, sorted({c.method for c in problem.candidates})
     sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
     return {
@@ -408,7 +497,7 @@ def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:
         else f'{Path(settings.model).name} (embedded)',
         'Data': f'{dataset.name}: {sizes}',
         'Source': dataset.source,
-        'Budget': f'{settings.budget_seconds:g} s',
+        'Budget': amount(*settings.budget),
         'Full run': f'{settings.max_examples:,} training examples',
         'Metric': settings.metric,
         'Candidates': f'{len(problem.candidates):,} configurations of {", ".join(methods)}',

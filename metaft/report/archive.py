@@ -13,8 +13,9 @@ from metaft.errors import WorkdirError
 from metaft.report.data import Forecast, Outcome, ReportData
 from metaft.search.observations import Observations, Suggestion
 
-FORMAT = 1
+FORMAT = 2
 _OUTCOMES = ('zero_shot', 'incumbent', 'default')
+_TABLES = ('ranking', 'portfolio')
 _FORECASTS = ('zero_shot_forecast', 'final_forecast')
 
 
@@ -50,6 +51,7 @@ def load(path: str | os.PathLike) -> ReportData:
         raise WorkdirError(f'{path} was written by another metaft, this one reads format {FORMAT}; run the job again')
     record |= {name: None if record[name] is None else Outcome(**record[name]) for name in _OUTCOMES}
     record |= {name: Forecast(*(arrays[f'{name}.{part}'] for part in Forecast._fields)) for name in _FORECASTS}
+    record |= {name: None if record[name] is None else pd.read_csv(io.StringIO(record[name])) for name in _TABLES}
     suggestion = record['next_suggestion']
     scalars = ('reference_value', 'measurement_seconds')
     observed: dict[str, Any] = {
@@ -61,7 +63,6 @@ def load(path: str | os.PathLike) -> ReportData:
         **record
         | {
             'observations': Observations(**observed),
-            'ranking': pd.read_csv(io.StringIO(record['ranking'])),
             'next_suggestion': None if suggestion is None else Suggestion(*suggestion),
         }
     )

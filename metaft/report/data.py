@@ -56,17 +56,19 @@ class ReportData:
       metric: what the search improved, 'loss' or 'exact_match'; the values below are lower-is-better, 1 - exact match
         for the latter.
       asked: what was asked, for a table: model, data files and their sizes, flags.
-      budget_seconds: given to the search.
-      spent_seconds: by the search.
+      budget: given to the search.
+      spent: by the search.
       max_examples: of a full run, so that a fraction of it is `fractions_T * max_examples` examples.
       configurations: the candidates, hyperparameters by name.
       observations: where the search ended.
       zero_shot_forecast: before anything was run.
       final_forecast: after the last measurement.
       ranking: the zero-shot one, see `metaft.search.ranking.rank`.
+      portfolio: configurations whose best is best, see `metaft.search.portfolio.portfolio`; None: not asked for.
       zero_shot: the model before finetuning.
       incumbent: the best measured checkpoint; None when every run diverged or none was measured.
       default: the default configuration with the same budget of its own; None where it was not run.
+      unit: of the budget: 'seconds', 'flops' or 'tokens'.
       next_suggestion: what the search would advance if the same budget were given again; None when it would stop.
       next_command: the command line that does so.
       scaling: sentences on what more data or a larger model would bring, where scaling laws were given.
@@ -78,8 +80,8 @@ class ReportData:
     task: str
     metric: str
     asked: Mapping[str, str]
-    budget_seconds: float
-    spent_seconds: float
+    budget: float
+    spent: float
     max_examples: int
     configurations: Sequence[Mapping[str, Any]]
     observations: Observations
@@ -89,6 +91,8 @@ class ReportData:
     zero_shot: Outcome
     incumbent: Outcome | None
     default: Outcome | None = None
+    portfolio: pd.DataFrame | None = None
+    unit: str = 'seconds'
     next_suggestion: Suggestion | None = None
     next_command: str = ''
     scaling: Sequence[str] = ()

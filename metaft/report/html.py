@@ -47,12 +47,13 @@ def render(data: ReportData) -> str:
         num_diverged=int(data.observations.diverged_C.sum()),
         num_candidates=len(data.configurations),
         ranking=_ranking(data),
+        portfolio=_portfolio(data),
         prediction_plot=_image(plots.prediction_plot, data) if len(runs) else None,
         cost_plot=_image(plots.cost_plot, data) if len(runs) else None,
         cost_error=wording.percent(wording.cost_error(predicted, spent)),
         spent_in_runs=wording.seconds(float(np.sum(spent))),
-        spent=wording.seconds(data.spent_seconds),
-        budget=wording.seconds(data.budget_seconds),
+        spent=wording.amount(data.spent, data.unit),
+        budget=wording.amount(data.budget, data.unit),
         next_step=wording.next_step(data),
         next_command=data.next_command,
         scaling=list(data.scaling),
@@ -115,6 +116,20 @@ def _ranking(data: ReportData) -> list[dict[str, str]]:
             }
         )
     return rows
+
+
+def _portfolio(data: ReportData) -> list[dict[str, str]]:
+    rows = [] if data.portfolio is None else data.portfolio.to_dict('records')
+    return [
+        {
+            'place': str(row['place']),
+            'index': str(row['configuration_index']),
+            'configuration': wording.configuration(data.configurations[row['configuration_index']]),
+            'predicted': wording.number(row['predicted_value']),
+            'expected_best': wording.number(row['expected_best']),
+        }
+        for row in rows
+    ]
 
 
 def _hyperparameters(configuration: Mapping[str, Any]) -> dict[str, str]:

@@ -61,16 +61,29 @@ class Terminal:
         title = (
             f'Zero-shot ranking of {len(ranking)} configurations: {wording.value_name(metric)} at the end of a full run'
         )
+        self._configurations(title, ranking.head(num))
+
+    def portfolio(self, portfolio: pd.DataFrame, metric: str) -> None:
+        """Writes a portfolio, see `metaft.search.portfolio.portfolio`."""
+        title = (
+            f'To run {len(portfolio)} of them, these, in this order: the expected {wording.VALUE_NAMES[metric]} of the '
+            'best so far'
+        )
+        self._configurations(title, portfolio)
+
+    def _configurations(self, title: str, frame: pd.DataFrame) -> None:
         table = Table(title=title, **_PLAIN_TABLE)
-        for name in ('place', 'predicted', '80 % interval', 'seconds'):
+        has_best = 'expected_best' in frame
+        for name in ('place', *(['best so far'] if has_best else []), 'predicted', '80 % interval', 'seconds'):
             table.add_column(name, justify='right', no_wrap=True)
-        hyperparameters = [name for name in _SHOWN if name in ranking]
+        hyperparameters = [name for name in _SHOWN if name in frame]
         for name in hyperparameters:
             table.add_column(name.replace('_', ' '), justify='left' if name == 'method' else 'right')
-        for row in ranking.head(num).to_dict('records'):
+        for row in frame.to_dict('records'):
             interval = f'{wording.number(row["predicted_low"])} – {wording.number(row["predicted_high"])}'
             table.add_row(
                 str(row['place']),
+                *([wording.number(row['expected_best'])] if has_best else []),
                 wording.number(row['predicted_value']),
                 interval,
                 wording.number(row['predicted_seconds'], 2),
@@ -80,10 +93,14 @@ class Terminal:
 
     @contextlib.contextmanager
     def search(
-        self, budget_seconds: float, configurations: Sequence[Mapping[str, Any]], observations: Observations
+        self,
+        budget: float,
+        configurations: Sequence[Mapping[str, Any]],
+        observations: Observations,
+        unit: str = 'seconds',
     ) -> Iterator['SearchView']:
         """Shows a search while the context lasts; call `update` of what it gives."""
-        view = SearchView(self.console, budget_seconds, configurations, observations)
+        view = SearchView(self.console, budget, configurations, observations, unit)
         if not self.console.is_terminal:
             yield view
             return
@@ -116,31 +133,33 @@ class SearchView:
     def __init__(
         self,
         console: Console,
-        budget_seconds: float,
+        budget: float,
         configurations: Sequence[Mapping[str, Any]],
         observations: Observations,
+        unit: str = 'seconds',
     ):
-        self._console, self._budget, self._configurations = console, budget_seconds, configurations
+        self._console, self._budget, self._unit, self._configurations = console, budget, unit, configurations
         self._observations = observations
         self._spent, self._updated_at = 0.0, time.monotonic()
         self._advancing: tuple[Suggestion, ...] = ()
         self._said_at = -math.inf
         self._said: tuple[Incumbent | None, int] = (None, 0)
 
-    def update(self, observations: Observations, spent_seconds: float, advancing: Sequence[Suggestion] = ()) -> None:
+    def update(self, observations: Observations, spent: float, advancing: Sequence[Suggestion] = ()) -> None:
         """Takes in what was observed so far, and what is being advanced now."""
         self._observations, self._advancing = observations, tuple(advancing)
-        self._spent, self._updated_at = spent_seconds, time.monotonic()
+        self._spent, self._updated_at = spent, time.monotonic()
         if self._console.is_terminal:
             return
         state = (observations.incumbent(), int(observations.diverged_C.sum()))
-        if state != self._said or spent_seconds - self._said_at >= self._budget / _PLAIN_LINES:
+        if state != self._said or spent - self._said_at >= self._budget / _PLAIN_LINES:
             self._console.print(Text(self.line()), soft_wrap=True)
-            self._said_at, self._said = spent_seconds, state
+            self._said_at, self._said = spent, state
 
     def line(self) -> str:
         """Returns the state as one line."""
-        parts = [f'{self._spent:.0f} of {wording.seconds(self._budget)}', f'incumbent {self._incumbent()}']
+        spent = f'{self._spent:.0f}' if self._unit == 'seconds' else wording.number(self._spent)
+        parts = [f'{spent} of {wording.amount(self._budget, self._unit)}', f'incumbent {self._incumbent()}']
         if self._advancing:
             fractions_T = self._observations.fractions_T
             parts.append(
@@ -149,9 +168,11 @@ class SearchView:
         return ' · '.join([*parts, self._counts()])
 
     def __rich__(self) -> Group:
-        spent = self._spent + time.monotonic() - self._updated_at  # a long step: the clock goes on
+        spent = self._spent
+        if self._unit == 'seconds':  # a long step: the clock goes on
+            spent += time.monotonic() - self._updated_at
         share = min(spent / self._budget, 1.0) if self._budget else 1.0
-        left = wording.seconds(max(self._budget - spent, 0.0))
+        left = wording.amount(max(self._budget - spent, 0.0), self._unit)
         head = Table.grid(padding=(0, 1))
         head.add_row(
             ProgressBar(total=1.0, completed=share, width=40), Text(f'{left} left', style='bold'), self._counts()

@@ -44,6 +44,13 @@ def seconds(value: float | None) -> str:
     return f'{minutes // 60}{_SPACE}h {minutes % 60:02d}{_SPACE}min'
 
 
+def amount(value: float | None, unit: str) -> str:
+    """Writes a part of a budget: a time span, or a number of FLOPs or tokens."""
+    if unit == 'seconds':
+        return seconds(value)
+    return f'{number(value)}{_SPACE}{"FLOPs" if unit == "flops" else unit}'
+
+
 def fraction(value: float | None) -> str:
     """Writes a share of a full run: 1/64, 1/8, .71, full."""
     if value is None or not math.isfinite(value):
@@ -82,7 +89,7 @@ def answer(data: ReportData) -> tuple[str, str]:
     runs = f'{started} run{"s" if started != 1 else ""}'
     effort = f'The search started {runs} of {len(data.configurations)} candidates'
     effort += f', {diverged} of which diverged,' if diverged else ''
-    effort += f' and spent {seconds(data.spent_seconds)} of {seconds(data.budget_seconds)}'
+    effort += f' and spent {amount(data.spent, data.unit)} of {amount(data.budget, data.unit)}'
     if best is None:
         return 'Nothing can be recommended: no run gave a measurement.', f'{effort}; give it a larger budget.'
     if not _is_better(best, zero, data.metric):
@@ -104,7 +111,7 @@ def answer(data: ReportData) -> tuple[str, str]:
 
 def next_step(data: ReportData) -> str:
     """Says what the same budget again would be spent on first."""
-    again = f'With another {seconds(data.budget_seconds)}'
+    again = f'With another {amount(data.budget, data.unit)}'
     if data.next_suggestion is None:
         return f'{again} the surrogate expects no improvement that is worth its cost.'
     c, t = data.next_suggestion

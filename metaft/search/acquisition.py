@@ -42,7 +42,7 @@ class Prediction(Protocol):
         """Value below which the outcome lies with this probability."""
 
     def expected_improvement_CT(self, best_value: float | np.ndarray) -> np.ndarray:
-        """E[max(0, best_value - value)], in any unit that is the same for all; [C, 1] is a best value for each."""
+        """E[max(0, best_value - value)], a share of the value before finetuning; [C, 1] is a best value for each."""
 
 
 class Acquisition(NamedTuple):
@@ -117,6 +117,23 @@ def evaluate(
         plan=plan,
         improves=improves,
     )
+
+
+def gain_per_second(observations: Observations, prediction: Prediction, remaining_seconds: float) -> float:
+    """Returns what the best use of what remains can be expected to gain by the second, in the metric's own unit.
+
+    max over c and t in (last, reach] of EI_c,t(incumbent) / seconds(last -> t); 0 where nothing can be advanced. The
+    improvement by several runs is at most the sum of theirs, so no choice of runs gains faster than the best one of
+    them. (Runs that are left when they disappoint can: costs are saved where the gain was not. And new runs are not
+    doubted here: this decides whether anything is worth its cost, not what comes first.)
+    """
+    ahead_CT = seconds_ahead(observations, np.asarray(prediction.cost_seconds_CT, np.float64))
+    last_C = observations.last_grid_index_C
+    grid = np.arange(ahead_CT.shape[1])[None, :]
+    is_ahead_CT = (grid > last_C[:, None]) & (ahead_CT <= remaining_seconds)
+    share_CT = np.asarray(prediction.expected_improvement_CT(observations.best_value), np.float64)
+    rate_CT = share_CT / np.maximum(ahead_CT, np.finfo(float).tiny)
+    return observations.reference_value * float(np.max(rate_CT, where=is_ahead_CT, initial=0.0))
 
 
 def seconds_ahead(observations: Observations, cost_seconds_CT: np.ndarray) -> np.ndarray:

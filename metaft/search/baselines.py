@@ -1,4 +1,5 @@
-"""Searchers that ask no surrogate: random, default only, mean rank over other tasks, successive halving.
+"""Searchers that take no feedback from a surrogate: random, default only, mean rank over other tasks, transfer only,
+successive halving.
 
 They measure every grid point on the way and reckon a run's next step from its own last cost, so the last run of a
 budget goes as far as the budget reaches.
@@ -11,6 +12,7 @@ import numpy as np
 
 from metaft.errors import InputError
 from metaft.metadataset.tables import TaskTable
+from metaft.search.acquisition import Prediction
 from metaft.search.observations import Observations, Suggestion
 
 
@@ -98,6 +100,18 @@ def mean_rank(tables: Sequence[TaskTable], configurations: Sequence[dict]) -> In
             'mean rank needs shared configurations'
         )
     return InOrder(tuple(sorted(known, key=lambda c: np.mean(ranks[_key(configurations[c])]))))
+
+
+def transfer(prediction: Prediction) -> InOrder:
+    """Full runs in the order of the zero-shot ranking, whatever they give: `tune --search=transfer`.
+
+    Feedback hurts, says arXiv 2411.01195; against this searcher that can be tested.
+
+    Args:
+      prediction: of all configurations, before anything was observed.
+    """
+    final_C = np.asarray(prediction.quantile_CT(0.5), np.float64)[:, -1]  # as in `ranking.rank`
+    return InOrder(tuple(int(c) for c in np.argsort(final_C, kind='stable')))
 
 
 def best_values(values_CT: np.ndarray) -> np.ndarray:

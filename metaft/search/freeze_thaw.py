@@ -32,9 +32,10 @@ class FreezeThawSettings:
     minimum_step_visits: float = 3.0  # a step takes at least this many times what deciding and measuring cost
     reserve_share: float = 0.02  # of the remaining seconds, kept for the error of the predicted cost
     minimum_gain: float = 1e-5  # as a share of the value before finetuning: below it nothing can be gained any more
+    patience: float = 0.0  # of the metric by the second: the search stops where no run is expected to gain that much
 
     def __post_init__(self):
-        for name in ('cost_exponent', 'minimum_step_visits'):
+        for name in ('cost_exponent', 'minimum_step_visits', 'patience'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0')
         if self.doubt < 1:
@@ -60,12 +61,16 @@ class FreezeThaw:
         """Returns up to `width` runs to advance at once, best first; an empty list when nothing can be gained.
 
         Further slots are chosen as if the runs of the ones before had reached what is predicted for them (the kriging
-        believer of Ginsbourger et al. 2010), so that a second run which promises the same gives way to another.
+        believer of Ginsbourger et al. 2010), so that a second run which promises the same gives way to another; and as
+        if that had been paid for, so that eight slots do not begin eight runs where two can be finished. Slots that
+        would not be worth it stay empty.
         """
         suggestions: list[Suggestion] = []
         believed = observations
         for _ in range(width):
             prediction = self.predict(believed)
+            if believed is observations and self._is_out_of_patience(observations, prediction, remaining_seconds):
+                break
             decision = self.evaluate(believed, prediction, remaining_seconds)
             taken = [s.configuration_index for s in suggestions]
             score_C = decision.score_C.copy()
@@ -77,8 +82,14 @@ class FreezeThaw:
                 break
             suggestions.append(Suggestion(c, int(decision.next_C[c])))
             if len(suggestions) < width:
+                spent_before = believed.spent_seconds_C.sum()
                 believed = _believe(believed, prediction, c, int(decision.reach_C[c]))
+                remaining_seconds -= float(believed.spent_seconds_C.sum() - spent_before)
         return suggestions
+
+    def _is_out_of_patience(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> bool:
+        patience = self.settings.patience
+        return patience > 0 and acquisition.gain_per_second(observations, prediction, remaining_seconds) < patience
 
     def evaluate(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> Acquisition:
         """Returns the numbers behind a suggestion, one a configuration."""

@@ -63,6 +63,16 @@ class Ledger:
         """Seconds of the budget spent, those of interrupted sessions included."""
         return self._spent_before + (time.perf_counter() - self._started if self._started is not None else 0.0)
 
+    def spent(self, unit: str) -> float:
+        """What was spent of a budget: seconds by the clock; FLOPs or tokens that measured runs were trained with."""
+        if unit == 'seconds':
+            return self.spent_seconds
+        by_run: dict[str, float] = {}
+        for m in self.measurements:
+            cost = {'flops': m.cost_flops, 'tokens': m.cost_tokens}[unit]
+            by_run[m.run_id] = max(float(cost), by_run.get(m.run_id, 0.0))
+        return sum(by_run.values())
+
     def _write_progress(self) -> None:
         _write_text(self.workdir / 'progress.json', json.dumps({'spent_seconds': self.spent_seconds}) + '\n')
 

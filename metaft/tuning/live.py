@@ -12,6 +12,7 @@ from metaft.finetune.methods import program
 from metaft.finetune.search_space import Configuration
 from metaft.metadataset.records import Measurement
 from metaft.search.observations import Observations, Searcher, Suggestion
+from metaft.search.stopping import stopped_by
 from metaft.tuning.ledger import Ledger, score
 
 # The training step holds the forward and the backward pass of every layer and the optimizer; compiling it took four to
@@ -53,32 +54,38 @@ class LiveSearch:
     def run(
         self,
         searcher: Searcher,
-        budget_seconds: float,
+        budget: float,
+        unit: str = 'seconds',
         *,
         width: int = 1,
         on_change: Callable[[list[Suggestion]], None] = lambda advancing: None,
-    ) -> None:
+    ) -> str:
         """Search until the budget is spent or nothing can be gained; the ledger's clock runs meanwhile.
 
         Args:
           searcher: chooses the steps.
-          budget_seconds: of all sessions together.
+          budget: of all sessions together.
+          unit: 'seconds', 'flops' or 'tokens'; the searcher reckons in it, see `metaft.search.units`.
           width: runs to advance at once.
           on_change: told what is advanced, before each step; with nothing after the last one.
+
+        Returns:
+          why it is over, see `metaft.search.stopping`.
         """
         self.ledger.start_clock()
         try:
-            while (remaining := budget_seconds - self.ledger.spent_seconds) > 0:
-                start = time.perf_counter()
-                suggestions = searcher.suggest(self._with_overheads(remaining), remaining, width)
+            while (remaining := budget - self.ledger.spent(unit)) > 0:
+                start, seen = time.perf_counter(), self._with_overheads(remaining)
+                suggestions = searcher.suggest(seen, remaining, width)
                 self._decision_seconds.append(time.perf_counter() - start)
                 if not suggestions:
                     break
                 on_change(suggestions)
-                self._advance(suggestions, budget_seconds)
+                self._advance(suggestions, budget if unit == 'seconds' else np.inf)
             on_change([])
         finally:
             self.ledger.stop_clock()
+        return stopped_by(searcher, seen, remaining) if remaining > 0 else 'budget'
 
     def _advance(self, suggestions: list[Suggestion], budget_seconds: float) -> None:
         end = budget_seconds * (1.0 + GRACE)

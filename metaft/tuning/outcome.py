@@ -2,6 +2,7 @@
 an adapter in PEFT's format, or a model with the adapter merged in.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def incumbent(problem: Problem, ledger: Ledger) -> tuple[dict, Configuration, di
     return _entry(best, problem.executor.test(configuration, adapter)), configuration, adapter
 
 
-def default(problem: Problem, budget_seconds: float) -> dict | None:
-    """Run the default configuration to its full budget or as far as the seconds reach, and test its best checkpoint.
+def default(problem: Problem, budget: float, unit: str = 'seconds') -> dict | None:
+    """Run the default configuration to its end or as far as the budget reaches, and test its best checkpoint.
 
     It has a clock and a ledger of its own, in `default/` of the workdir, and is measured at every grid point.
     """
@@ -74,13 +75,17 @@ def default(problem: Problem, budget_seconds: float) -> dict | None:
     steps_T = problem.executor.grid(configuration).steps_T
     done = {m.budget_steps for m in ledger.measurements}
     points = tuple(t for t, steps in enumerate(steps_T) if steps not in done)
+    if unit != 'seconds':
+        cost_T = dataclasses.replace(problem, candidates=[configuration]).costs(unit)[0]
+        points = tuple(t for t in points if cost_T[t] <= budget)
+    ends = budget if unit == 'seconds' else np.inf
     ledger.start_clock()
     try:
-        if points and ledger.spent_seconds < budget_seconds:
+        if points and ledger.spent_seconds < ends:
             problem.executor.advance(
-                [Job('default', configuration, problem.seed, len(steps_T) - 1, points)],
+                [Job('default', configuration, problem.seed, points[-1], points)],
                 on_measurement=ledger.record,
-                should_stop=lambda: ledger.spent_seconds > budget_seconds,
+                should_stop=lambda: ledger.spent_seconds > ends,
             )
     finally:
         ledger.stop_clock()

@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from metaft.errors import BudgetError, ModelError
 from metaft.executors.local import LocalExecutor
 from metaft.finetune.budget import fractions
+from metaft.finetune.costs import mean_training_cost
 from metaft.finetune.population import Evaluation
 from metaft.finetune.search_space import (
     METHODS,
@@ -88,6 +90,13 @@ class Problem:
             )
 
         return predict
+
+    def costs(self, unit: str) -> np.ndarray:
+        """Return the exact cumulative 'flops' or 'tokens' of each candidate at each grid point, float64 [C, T]."""
+        task, which = self.executor.task, {'flops': 0, 'tokens': 1}[unit]
+        per_example_C = [mean_training_cost(task.model.config, c, task.train)[which] for c in self.candidates]
+        examples_CT = [self.executor.grid(c).examples_T for c in self.candidates]
+        return np.array(per_example_C)[:, None] * np.array(examples_CT, np.float64)
 
     def live_search(self) -> LiveSearch:
         """Return the search as its ledger left it."""

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from metaft.adapters import peft
@@ -143,10 +144,42 @@ def test_killed_job_goes_on_from_what_was_done(files, tmp_path, run_experiment, 
     assert math.isfinite(results['incumbent']['test_loss'])
 
 
+def test_transfer_only_under_a_budget_of_flops_goes_on_where_it_was(files, tmp_path, run_experiment):
+    """A FLOP is a FLOP: what is spent is what measured runs were trained with, to the last one, over two sessions."""
+    workdir, spent = tmp_path / 'job', []
+    for budget in (3e10, 5e10):
+        run_experiment(*flags(files, workdir, '--search=transfer', f'--budget_flops={budget}', '--portfolio=3'))
+        results = json.loads((workdir / 'results.json').read_text())
+        rows = [json.loads(line) for line in (workdir / 'measurements.jsonl').read_text().splitlines()]
+        by_run = {}
+        for row in rows:
+            by_run[row['run_id']] = max(by_run.get(row['run_id'], 0), row['cost_flops'])
+        spent.append(results['budget'])
+        assert results['budget'] == {'unit': 'flops', 'given': budget, 'spent': pytest.approx(sum(by_run.values()))}
+        assert 0.3 * budget < sum(by_run.values()) <= budget and results['stopped_by'] == 'budget'
+        ranking = pd.read_csv(workdir / 'ranking.csv')['configuration_index']
+        assert [int(run.split('-')[1]) for run in by_run] == ranking[: len(by_run)].tolist()
+    assert spent[1]['spent'] > spent[0]['spent'] and results['budget_seconds'] is None
+    assert 'FLOPs' in (workdir / 'report.html').read_text()
+
+
+def test_patience_ends_a_search_before_its_budget(files, tmp_path, run_experiment, capsys):
+    run_experiment(*flags(files, tmp_path / 'job', '--budget_money=9', '--price_per_hour=600', '--patience=5'))
+    results = json.loads((tmp_path / 'job' / 'results.json').read_text())
+    assert results['budget_seconds'] == 54.0 and results['spent_seconds'] < 40 and results['stopped_by'] == 'patience'
+    assert 'not worth its cost' in capsys.readouterr().out
+
+
 BAD = [
     (('--train=missing.jsonl',), 'cannot be read'),
     (('--budget_seconds=0',), 'positive'),
     (('--budget_seconds=nan',), 'positive'),
+    (('--budget_seconds=3', '--budget_flops=1e9'), 'one budget'),
+    (('--budget_money=3',), 'need one another'),
+    (('--budget_tokens=-1',), 'positive'),
+    (('--budget_flops=10',), 'too small for one step'),
+    (('--patience=-1',), 'at least 0'),
+    (('--patience=1', '--search=random'), 'asks for none'),
     (('--budget_second=3',), 'did you mean budget_seconds'),
     (('--methods=lorra',), 'allowed: lora, full, prompt'),
     (('--restrict={"rnk": 4}',), "did you mean 'rank'"),

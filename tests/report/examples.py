@@ -4,6 +4,7 @@ import numpy as np
 
 from metaft.report.data import Forecast, Outcome, ReportData
 from metaft.search.observations import Observations, Suggestion
+from metaft.search.portfolio import portfolio
 from metaft.search.ranking import rank
 from tests.search.beliefs import GaussianPrediction
 
@@ -40,14 +41,15 @@ def report_data(**changes):
         'task': 'museum',
         'metric': 'loss',
         'asked': {'model': 'phi3_tiny', 'data': 'museum.jsonl, 80 questions <of a person>'},
-        'budget_seconds': 12.0,
-        'spent_seconds': 11.4,
+        'budget': 12.0,
+        'spent': 11.4,
         'max_examples': 4096,
         'configurations': configurations(),
         'observations': observations,
         'zero_shot_forecast': Forecast.of(prediction),
         'final_forecast': Forecast.of(prediction),
         'ranking': rank(configurations(), prediction),
+        'portfolio': portfolio(configurations(), prediction, np.arange(40.0)[:, None], 3.1, size=3),
         'zero_shot': Outcome(None, 0, 3.1, 3.05, 0.02),
         'incumbent': Outcome(configurations()[0], 512, 0.58, 0.61, 0.8),
         'default': Outcome(configurations()[3], 256, 1.2, 1.25, 0.4),

@@ -4,6 +4,7 @@ import io
 
 from rich.console import Console
 
+from metaft.report import wording
 from metaft.report.terminal import Terminal
 from metaft.search.observations import Observations, Suggestion
 from tests.report.examples import FRACTIONS_T, report_data
@@ -52,6 +53,23 @@ def test_the_ranking_and_the_results_are_tables():
     assert lines[2].split()[:2] == ['1', '0.600'] and 'lora' in lines[2] and '8' in lines[2].split()
     assert sum(line.startswith(('found', 'no finetuning')) for line in lines) == 2
     assert not any(line.startswith('default') for line in lines)
+
+
+def test_a_portfolio_is_in_the_order_of_its_choice_with_what_it_promises():
+    terminal, file = plain()
+    data = report_data()
+    terminal.portfolio(data.portfolio, 'loss')
+    lines = file.getvalue().splitlines()
+    assert lines[0].startswith('To run 3 of them') and 'best so far' in lines[1]
+    assert [line.split()[0] for line in lines[2:]] == [str(place) for place in data.portfolio['place']]
+
+
+def test_a_budget_of_flops_is_shown_in_flops():
+    terminal, file = plain()
+    data = report_data(unit='flops', budget=2e12, spent=1.5e12)
+    with terminal.search(2e12, data.configurations, data.observations, 'flops') as view:
+        view.update(data.observations, 1.5e12)
+    assert file.getvalue().startswith('1.5e12 of 2.0e12\xa0FLOPs') and 'FLOPs' in ' '.join(wording.answer(data))
 
 
 def test_text_is_never_read_as_markup():

@@ -6,8 +6,9 @@ import pytest
 from metaft.errors import InputError
 from metaft.metadataset.tables import TaskTable
 from metaft.search import baselines
+from metaft.search.ranking import rank
 from metaft.search.replay import replay
-from tests.search.beliefs import FRACTIONS_T, curves, empty, seconds
+from tests.search.beliefs import FRACTIONS_T, GaussianPrediction, curves, empty, seconds
 
 
 def table(final_C, full_run_seconds=16.0, configurations=None):
@@ -59,6 +60,14 @@ def test_mean_rank_orders_by_rank_not_by_value():
     assert baselines.mean_rank([easy], asked).order == (2, 0)
     with pytest.raises(InputError, match='none of the 1 configurations'):
         baselines.mean_rank([easy], [{'rank': 16}])
+
+
+def test_transfer_only_is_the_ranking_run_by_run_whatever_it_gives():
+    prediction = GaussianPrediction(curves([1.5, 1.0, 1.2]), np.full((3, 5), 0.1), seconds([16.0] * 3))
+    searcher = baselines.transfer(prediction)
+    assert searcher.order == tuple(rank([{}] * 3, prediction)['configuration_index']) == (1, 2, 0)
+    trajectory = replay(searcher, table([0.5, 2.5, 2.4]), budget_seconds=40.0)  # the ranking is wrong, and kept
+    assert [event.configuration_index for event in trajectory.events] == [1] * 5 + [2] * 5 + [0] * 4
 
 
 def test_successive_halving_promotes_the_best_quarter():

@@ -1,5 +1,6 @@
 """The records of a live search survive what happens to it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -78,6 +79,16 @@ def test_spent_budget_survives_a_restart(tmp_path):
     ledger.start_clock()
     ledger.stop_clock()
     assert 41.0 < Ledger(tmp_path, 'loss').spent_seconds < 42.0
+
+
+def test_flops_and_tokens_are_spent_by_runs_and_survive_a_restart(tmp_path):
+    ledger = Ledger(tmp_path, 'loss')
+    for run, steps, flops in (('lora-0001', 4, 1e9), ('lora-0001', 8, 2e9), ('full-0002', 4, 5e9)):
+        found = dataclasses.replace(measurement(run, steps), cost_flops=flops, cost_tokens=int(flops / 1e6))
+        ledger.record(found, adapter(0))
+    for again in (ledger, Ledger(tmp_path, 'loss')):
+        assert again.spent('flops') == 7e9 and again.spent('tokens') == 7000  # cumulative over a run, added over runs
+        assert again.spent('seconds') == again.spent_seconds
 
 
 def test_exact_match_ties_are_told_apart_by_the_loss():

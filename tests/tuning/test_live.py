@@ -16,7 +16,7 @@ def overheads(directory, *, compiled, evaluation_compile_seconds, budget_seconds
     """Returns the overheads that a searcher is told at the first decision, for LoRA and full tuning."""
     seen = []
     directory.mkdir(exist_ok=True)
-    searcher = SimpleNamespace(suggest=lambda observations, remaining, width: seen.append(observations) or [])
+    searcher = SimpleNamespace(suggest=lambda observations, remaining, width=1: seen.append(observations) or [])
     executor = SimpleNamespace(compile_seconds=compiled, evaluation_seconds=0.1)
     search = LiveSearch([LORA, FULL], executor, Ledger(directory, 'loss'), 0, evaluation_compile_seconds, 2.0)
     search.run(searcher, budget_seconds)
