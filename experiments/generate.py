@@ -32,6 +32,12 @@ class Settings:
     max_new_tokens: int = setting(48, 'the longest answer', unit='tokens')
     temperature: float = setting(0.0, '0 takes the most probable token, above 0 tokens are drawn')
     batch_size: int = setting(32, 'questions answered together')
+    dtype: str | None = setting(
+        None,
+        'of the base; float32 on a CPU and bfloat16 on an accelerator if empty',
+        choices=('float32', 'bfloat16'),
+    )
+    quantize: str | None = setting(None, 'store the base in 8 bits', choices=('int8',))
     seed: int = setting(0, 'of drawn tokens')
 
     def __post_init__(self):
@@ -87,7 +93,9 @@ def answerer(settings: Settings) -> Callable[[Sequence[dict], str, int], list[st
     import jax
 
     from metaft.adapters import dora, lora, peft
+    from metaft.finetune.memory import loading
     from metaft.phi3 import generate, load_pretrained
+    from metaft.phi3.casting import base_dtype
     from metaft.phi3.hub import model_directory
     from metaft.tasks.dataset import Example
     from metaft.tasks.prompts import encode_prompts
@@ -95,7 +103,9 @@ def answerer(settings: Settings) -> Callable[[Sequence[dict], str, int], list[st
 
     directory = model_directory(settings.model)
     tokenizer = load_tokenizer(directory)
-    model = load_pretrained(directory)
+    dtype = base_dtype(settings.dtype)
+    with loading(directory, dtype=dtype, quantize=settings.quantize):
+        model = load_pretrained(directory, dtype, quantize=settings.quantize)
     prefix_PD = None
     if settings.adapter is not None:
         read = peft.load(settings.adapter, model.config)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from experiments import program, scaling_advise
 from experiments.program import setting
-from metaft.errors import BudgetError, ConfigurationError, InputError
+from metaft.errors import BudgetError, ConfigurationError, InputError, WorkdirError
 
 if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
     import pandas as pd
@@ -38,7 +38,7 @@ if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
 DEMONSTRATION_METHODS = ('lora',)
 IDENTITY = ('train', 'validation', 'test', 'model', 'surrogate', 'max_examples', 'metric', 'methods', 'restrict',
-            'num_configurations', 'search', 'quantize', 'seed')  # fmt: skip
+            'num_configurations', 'search', 'dtype', 'quantize', 'seed')  # fmt: skip
 DEFAULT_SECONDS = 120.0
 BUDGETS = ('budget_seconds', 'budget_flops', 'budget_tokens', 'budget_money')
 STOPPED = {
@@ -93,6 +93,11 @@ class Settings:
     )
     width: int | None = setting(None, 'runs trained together; 1 on a CPU and 8 on an accelerator if empty')
     scaling_fit: Path | None = setting(None, 'workdir of scaling_fit: the report then says what more data would bring')
+    dtype: str | None = setting(
+        None,
+        'of the frozen base; float32 on a CPU and bfloat16 on an accelerator if empty',
+        choices=('float32', 'bfloat16'),
+    )
     quantize: str | None = setting(None, 'store the base in 8 bits (not for full tuning)', choices=('int8',))
     remat: str = setting(
         'none', 'what is computed again in the backward pass to save memory', choices=('none', 'dots', 'layer')
@@ -185,11 +190,12 @@ def main(settings: Settings) -> None:
 def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     """Load everything, refuse what cannot work, evaluate the base model and compute the meta-features."""
     from metaft.executors.local import LocalExecutor
-    from metaft.finetune.memory import refuse_unloadable
+    from metaft.finetune.memory import loading
     from metaft.finetune.methods import padded
     from metaft.finetune.task import prepare as prepare_task
     from metaft.metadataset import store
     from metaft.phi3 import load_pretrained
+    from metaft.phi3.casting import base_dtype
     from metaft.phi3.hub import model_directory
     from metaft.phi3.sharding import make_mesh
     from metaft.surrogate.surrogate import Surrogate
@@ -210,14 +216,15 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     directory = model_directory(settings.model)
     tokenizer = load_tokenizer(directory)
     mesh = make_mesh(settings.parsed_mesh()) if settings.mesh else None
-    refuse_unloadable(directory, quantize=settings.quantize, num_devices=1 if mesh is None else mesh.size)
-    model = load_pretrained(directory, mesh=mesh, quantize=settings.quantize)
+    dtype, num_devices = base_dtype(settings.dtype), 1 if mesh is None else mesh.size
+    with loading(directory, dtype=dtype, quantize=settings.quantize, num_devices=num_devices):
+        model = load_pretrained(directory, dtype, mesh=mesh, quantize=settings.quantize)
     model.remat = settings.remat
     task = prepare_task(
         dataset,
         model,
         tokenizer,
-        base_model=f'{directory.name}-{settings.quantize}' if settings.quantize else directory.name,
+        base_model=base_name(directory, dtype.name, settings.quantize),
         max_examples=settings.max_examples,
         max_prompt_length=max((padded(c) for c in candidates if c.method == 'prompt'), default=0),
     )
@@ -235,6 +242,11 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         workdir / 'meta_features.json'
     ).exists():  # the numbers of the session before, also those that are measured times
         record, seconds = store.read_task(workdir / 'meta_features.json'), 0.0
+        if record.task != task.name:  # another default dtype, on another machine
+            raise WorkdirError(
+                f'{workdir} is a workdir of {record.task} and this is {task.name}: give --dtype as it was, or another '
+                '--workdir'
+            )
     else:
         record, seconds = task_record(settings, dataset, task, zero_shot[0])
         store.write_task(workdir / 'meta_features.json', record)
@@ -255,6 +267,11 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         evaluation_compile_seconds=evaluation_compile_seconds,
         warnings=warnings,
     )
+
+
+def base_name(directory: Path, dtype: str, quantize: str | None) -> str:
+    """Return the name of a base in records; another dtype is another base."""
+    return '-'.join([directory.name, *([dtype] if dtype != 'float32' else []), *([quantize] if quantize else [])])
 
 
 def load_data(settings: Settings) -> 'Dataset':
@@ -406,6 +423,7 @@ def finish(settings: Settings, problem: 'Problem', stopped_by: str, console: 'Te
         'num_measurements': len(ledger.measurements),
         'task': problem.record.task,
         'max_examples': settings.max_examples,
+        'dtype': problem.executor.task.model.embed_tokens[...].dtype.name,
         'warnings': list(problem.warnings),
         'versions': program.versions(),
         'seed': settings.seed,

@@ -10,6 +10,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from metaft.finetune import checkpoints
 from metaft.finetune.budget import Grid, grid
 from metaft.finetune.costs import mean_training_cost
-from metaft.finetune.memory import affordable_width
+from metaft.finetune.memory import affordable_width, estimate, exhaustion_told
 from metaft.finetune.methods import program
 from metaft.finetune.population import MICRO_BATCH, Evaluation, Member, Population
 from metaft.finetune.search_space import Configuration, default_configuration
@@ -101,9 +102,10 @@ class LocalExecutor:
         if key in self.compile_seconds:
             return 0.0
         start = time.perf_counter()
-        population = self._population(configuration)
-        self._put_fresh(population, configuration)
-        population.compile(self.task.validation)
+        with self._exhaustion_told(configuration):
+            population = self._population(configuration)
+            self._put_fresh(population, configuration)
+            population.compile(self.task.validation)
         self.compile_seconds[key] = time.perf_counter() - start
         return self.compile_seconds[key]
 
@@ -137,18 +139,20 @@ class LocalExecutor:
             population.put(slot, member, job.configuration, seed=job.seed, total_steps=g.total_steps)
         found: list[Measurement] = []
         try:
-            for points in _segments(jobs):
-                if not self._segment(population, jobs, grids, points, found, on_measurement, should_stop):
-                    break
+            with self._exhaustion_told(jobs[0].configuration):
+                for points in _segments(jobs):
+                    if not self._segment(population, jobs, grids, points, found, on_measurement, should_stop):
+                        break
         finally:
             self._freeze(population, jobs)
         return found
 
     def zero_shot(self) -> tuple[Evaluation, Evaluation]:
         """Evaluate the base as it is on the validation and the test split (an untrained LoRA changes nothing)."""
-        population = self._population(default_configuration())
-        self._put_fresh(population, default_configuration())
-        return population.evaluate(self.task.validation)[0], population.evaluate(self.task.test)[0]
+        with self._exhaustion_told(default_configuration()):
+            population = self._population(default_configuration())
+            self._put_fresh(population, default_configuration())
+            return population.evaluate(self.task.validation)[0], population.evaluate(self.task.test)[0]
 
     def untrained(self, configuration: Configuration, seed: int) -> dict:
         """Return what a run trains, before its first update (no M axis)."""
@@ -156,9 +160,10 @@ class LocalExecutor:
 
     def test(self, configuration: Configuration, adapter: dict) -> Evaluation:
         """Evaluate one run's adapter (no M axis) on the test split."""
-        population = self._population(configuration)
-        self._put_fresh(population, configuration, adapter)
-        return population.evaluate(self.task.test)[0]
+        with self._exhaustion_told(configuration):
+            population = self._population(configuration)
+            self._put_fresh(population, configuration, adapter)
+            return population.evaluate(self.task.test)[0]
 
     def width_of(self, variant: str) -> int:
         """Return how many runs of a variant of `methods.METHODS` train together, decided once.
@@ -168,11 +173,31 @@ class LocalExecutor:
         """
         if variant not in self._widths:
             num_devices = 1 if self._mesh is None else self._mesh.size
-            width = 1 if variant == 'full' else self.width
             self._widths[variant] = affordable_width(
-                self.task.model, variant, self.task.train, width=width, batch=MICRO_BATCH, num_devices=num_devices
+                self.task.model, variant, self.task.train, width=self.width, batch=MICRO_BATCH, num_devices=num_devices
             )
         return self._widths[variant]
+
+    def _exhaustion_told(self, configuration: Configuration) -> AbstractContextManager:
+        """Return a context in which running out of memory is told with what was estimated."""
+        variant = program(configuration)[0]
+
+        def sentence() -> str:
+            rows, width = self.task.train, self._widths[variant]
+            needed = estimate(
+                self.task.model,
+                variant,
+                width=width,
+                batch=MICRO_BATCH,
+                length=rows.tokens_NL.shape[1],
+                max_answer=rows.max_answer,
+            )
+            return (
+                f'the device ran out of memory with {width} runs of method {variant}, for which about {needed} were '
+                f'estimated: give a smaller --width, --remat=layer or --quantize=int8, or shorten the examples'
+            )
+
+        return exhaustion_told(sentence)
 
     def _population(self, configuration: Configuration) -> Population:
         key = program(configuration)

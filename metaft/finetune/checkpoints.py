@@ -33,6 +33,8 @@ def save(path: Path, tree: object) -> None:
         with open(partial, 'rb') as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+        for left in path.parent.glob(f'.{path.name}.*'):  # of a process that was killed; a run has one at a time
+            left.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
         raise WorkdirError(f'{path} cannot be written ({error}); free some space or give another --workdir') from None

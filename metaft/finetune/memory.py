@@ -10,10 +10,14 @@
 XLA decides what it keeps and reuses, so this is an estimate: tests hold it within a factor of 2 of XLA's own analysis.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import psutil
 from flax import nnx
 
@@ -150,15 +154,34 @@ def affordable_width(model: Phi3, method: str, rows: Rows, *, width: int, batch:
     return fitting[-1]
 
 
-def refuse_unloadable(directory: Path, *, quantize: str | None = None, num_devices: int = 1) -> None:
-    """Raise ModelError where not even the weights of a model directory, in float32 or 8 bits, would fit."""
-    needed = num_trained(load_config(directory), 'full') * (4 if quantize is None else 1)
+@contextlib.contextmanager
+def loading(
+    directory: Path, *, dtype: Any = jnp.float32, quantize: str | None = None, num_devices: int = 1
+) -> Iterator[None]:
+    """Load a model directory inside of this context.
+
+    Raises:
+      ModelError: not even its weights would fit, told before anything is read; or they did not fit after all.
+    """
+    needed = num_trained(load_config(directory), 'full') * (jnp.dtype(dtype).itemsize if quantize is None else 1)
     available = available_bytes() * num_devices
+    told = f'{directory} needs about {_size(needed)} for its weights alone and {_size(available)} are free: take a '
+    told += 'smaller model or a larger machine' + (', or give --quantize=int8' if quantize is None else '')
     if needed > RESERVE * available:
-        raise ModelError(
-            f'{directory} needs about {_size(needed)} for its weights alone and {_size(available)} are free: take a '
-            'smaller model or a larger machine' + (', or give --quantize=int8' if quantize is None else '')
-        )
+        raise ModelError(told)
+    with exhaustion_told(lambda: told):
+        yield
+
+
+@contextlib.contextmanager
+def exhaustion_told(sentence: Callable[[], str]) -> Iterator[None]:
+    """Raise ModelError with `sentence` where XLA runs out of memory: estimates err. Other errors pass through."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        raise ModelError(f'{sentence()} (XLA: {str(error).splitlines()[0]})') from None
 
 
 def _layer_bytes(config: Phi3Config, method: str, size: int, keys: int) -> int:

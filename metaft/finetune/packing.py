@@ -6,7 +6,8 @@ lengths gain most. Prompt tuning cannot take packed rows: its vectors stand in f
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ import numpy as np
 from jax import Array
 
 from metaft.finetune.data import BUCKET, Rows
+
+Kind = TypeVar('Kind')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +66,12 @@ class PackedRows:
     def take_padded(self, index: np.ndarray, size: int) -> 'PackedRows':
         """Return the rows at `index` followed by rows of padding up to `size`."""
         return jax.tree.map(lambda x: np.pad(x, [(0, size - len(index)), (0, 0)]), self.take(index))
+
+    def parts(self, batch: int) -> Iterator['PackedRows']:
+        """Yield all rows in their order, `batch` at a time, with rows of padding behind the last ones."""
+        num = len(self.tokens_NL)
+        for start in range(0, max(num, 1), batch):
+            yield self.take_padded(np.arange(start, min(start + batch, num)), batch)
 
 
 jax.tree_util.register_dataclass(
@@ -150,23 +159,37 @@ def packed_parts(
     num, width, _ = index_SMB.shape
     bins_MS = [[_bins(rows, index_SMB[s, m], shape) for s in range(left_M[m])] for m in range(width)]
     fits_MS = [[len(bins) <= shape.num_rows for bins in bins_S] for bins_S in bins_MS]
-    done_M = np.zeros(width, int)
-    while (done_M < left_M).any():
-        for packed in (True, False):
-            count_M = np.zeros(width, np.int32)
-            for m, done in enumerate(done_M):
-                count_M[m] = sum(1 for _ in itertools.takewhile(packed.__eq__, fits_MS[m][done:]))
-            if not count_M.any():
-                continue
-            here = [slice(done, done + count) for done, count in zip(done_M, count_M)]
-            if packed:
-                yield count_M, fill_batches(rows, [bins[at] for bins, at in zip(bins_MS, here)], shape, num)
-            else:
-                part = np.zeros_like(index_SMB)
-                for m, at in enumerate(here):
-                    part[: count_M[m], m] = index_SMB[at, m]
-                yield count_M, rows.take(part)
-            done_M = done_M + count_M
+    for packed, first_M, count_M in prefixes(fits_MS, (True, False)):
+        here = [slice(first, first + count) for first, count in zip(first_M, count_M)]
+        if packed:
+            yield count_M, fill_batches(rows, [bins[at] for bins, at in zip(bins_MS, here)], shape, num)
+        else:
+            part = np.zeros_like(index_SMB)
+            for m, at in enumerate(here):
+                part[: count_M[m], m] = index_SMB[at, m]
+            yield count_M, rows.take(part)
+
+
+def prefixes(
+    kinds_MS: Sequence[Sequence[Kind]], kinds: Sequence[Kind]
+) -> Iterator[tuple[Kind, np.ndarray, np.ndarray]]:
+    """Yield what is run together: one kind of micro-batches after another, every member's next ones of that kind.
+
+    Args:
+      kinds_MS: of each member's micro-batches, in their order.
+      kinds: all that occur.
+
+    Yields:
+      (kind; each member's first micro-batch of it, int [M]; how many in a row, int32 [M]), until all are through.
+    """
+    done_M = np.zeros(len(kinds_MS), int)
+    while any(done < len(kinds_S) for done, kinds_S in zip(done_M, kinds_MS)):
+        for kind in kinds:
+            runs = (itertools.takewhile(kind.__eq__, kinds_S[done:]) for done, kinds_S in zip(done_M, kinds_MS))
+            count_M = np.array([sum(1 for _ in run) for run in runs], np.int32)
+            if count_M.any():
+                yield kind, done_M, count_M
+                done_M = done_M + count_M
 
 
 def fill_batches(rows: Rows, bins_MS: list[list[list[list[int]]]], shape: Shape, num: int) -> PackedRows:

@@ -11,6 +11,11 @@ from jax import Array
 from metaft.phi3.model import Phi3
 
 
+def base_dtype(name: str | None) -> np.dtype:
+    """Return the dtype of a frozen base: the one named; None for float32 on a CPU and bfloat16 on an accelerator."""
+    return jnp.dtype(name or ('float32' if jax.default_backend() == 'cpu' else 'bfloat16'))
+
+
 def cast(model: Phi3, dtype: Any) -> Phi3:
     """Return the model with every weight in `dtype`; `model` itself is left as it is."""
     graph, state = nnx.split(model)

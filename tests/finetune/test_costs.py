@@ -13,8 +13,8 @@ from flax import nnx
 from metaft.finetune.costs import forward_flops, linear_shapes, training_flops
 from metaft.finetune.data import Rows
 from metaft.finetune.methods import METHODS
-from metaft.finetune.population import answer_scores
 from metaft.finetune.search_space import Configuration
+from metaft.finetune.step import answer_scores
 from metaft.phi3 import Phi3
 from tests.phi3 import cases
 

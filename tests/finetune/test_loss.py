@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaft.finetune import population
+from metaft.finetune import step
 from metaft.finetune.loss import token_scores
 from metaft.finetune.population import Population
 from tests.finetune.test_population import FULL, LORA
@@ -61,7 +61,7 @@ def test_a_population_scored_in_chunks_trains_the_same(configuration, monkeypatc
 
     whole, score = trained()
     in_chunks = lambda *args, **options: token_scores(*args, **options, max_logits=1)
-    monkeypatch.setattr(population, 'token_scores', in_chunks)
+    monkeypatch.setattr(step, 'token_scores', in_chunks)
     chunked, chunked_score = trained()
     assert chunked == pytest.approx(whole, rel=1e-6)
     assert chunked_score.loss == pytest.approx(score.loss, rel=1e-6)

@@ -98,9 +98,26 @@ def test_a_base_that_does_not_fit_is_refused_with_the_numbers(monkeypatch, tmp_p
     (tmp_path / 'config.json').write_text(json.dumps(PRESETS['phi-3-mini-4k'].to_dict()))
     monkeypatch.setattr(memory, 'available_bytes', lambda: 4.5 * 2**30)
     with pytest.raises(ModelError, match=r'needs about 14\.2 GiB .* 4\.5 GiB are free: .*--quantize=int8'):
-        memory.refuse_unloadable(tmp_path)
-    memory.refuse_unloadable(tmp_path, num_devices=4)
-    memory.refuse_unloadable(tmp_path, quantize='int8')
+        memory.loading(tmp_path).__enter__()
+    for enough in ({'num_devices': 4}, {'quantize': 'int8'}):
+        with memory.loading(tmp_path, **enough):
+            pass
+    with pytest.raises(ModelError, match=r'needs about 7\.1 GiB'), memory.loading(tmp_path, dtype='bfloat16'):
+        pass
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 8 * 2**30)
+    with memory.loading(tmp_path, dtype='bfloat16'):
+        pass
+
+
+def test_weights_that_do_not_fit_after_all_are_told_so(monkeypatch, tmp_path):
+    """281 TB are more than an address space: XLA itself refuses."""
+    (tmp_path / 'config.json').write_text(json.dumps(PRESETS['phi-3-mini-4k'].to_dict()))
+    monkeypatch.setattr(memory, 'available_bytes', lambda: 32 * 2**30)
+    with pytest.raises(ModelError, match=r'needs about 14\.2 GiB .*\(XLA: RESOURCE_EXHAUSTED: Out of memory'):
+        with memory.loading(tmp_path):
+            jax.numpy.zeros(2**46, np.float32).block_until_ready()
+    with pytest.raises(jax.errors.JaxRuntimeError, match='something else'), memory.loading(tmp_path):
+        raise jax.errors.JaxRuntimeError('INTERNAL: something else')
 
 
 def test_a_container_limit_counts_and_its_file_cache_does_not(tmp_path):

@@ -4,15 +4,18 @@ import dataclasses
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 from metaft.adapters import lora
+from metaft.finetune import population as population_module
 from metaft.finetune.methods import program
-from metaft.finetune.population import MICRO_BATCH, Population, answer_scores
+from metaft.finetune.population import CHUNK, MICRO_BATCH, Population
 from metaft.finetune.search_space import Configuration, default_configuration
+from metaft.finetune.step import answer_scores
 from tests.finetune.tiny import tiny_model, tiny_rows
 
 NO_LORA = {'rank': None, 'alpha_ratio': None, 'dropout': None, 'targets': None}
@@ -73,6 +76,11 @@ def train(configurations, steps=STEPS, width=None, rows=None):
     return population
 
 
+def assert_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
 def assert_close(a, b, rtol):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=rtol * max(1e-3, np.abs(y).max()))
@@ -101,8 +109,7 @@ def test_freeze_and_thaw_is_bit_equal(name):
     other = new_population(configuration)
     other.put(0, frozen, configuration, seed=0, total_steps=30)
     other.advance([STEPS])
-    for x, y in zip(jax.tree.leaves(other.take(0)), jax.tree.leaves(undisturbed), strict=True):
-        np.testing.assert_array_equal(x, y)
+    assert_equal(other.take(0), undisturbed)
 
 
 def test_stop_in_the_middle_of_an_update_and_go_on():
@@ -111,13 +118,51 @@ def test_stop_in_the_middle_of_an_update_and_go_on():
     population = train([configuration], steps=0)
     asked = []
     assert not population.advance([5], should_stop=lambda: asked.append(1) or True)
-    assert len(asked) == 1 and population.steps()[0] == 2
+    assert len(asked) == 1 and population.steps()[0] == 0 and population.take(0).micro == 2
     assert population.advance([5])
-    for x, y in zip(jax.tree.leaves(population.take(0)), jax.tree.leaves(undisturbed), strict=True):
-        np.testing.assert_array_equal(x, y)
+    assert_equal(population.take(0), undisturbed)
 
 
-@pytest.mark.parametrize('name', ['lora', 'dora', 'prompt'])
+@jax.jit
+def after_a_second(x):
+    """Returns x, late: XLA on a CPU computes callbacks and what is cheap at once, so that only work can hold it up."""
+    square = jax.lax.fori_loop(0, 1000, lambda _, a: a @ a, jnp.full((256, 256), 0.0 * x[0]))
+    return x + square[0, :1]
+
+
+def test_a_call_is_dispatched_before_the_one_before_it_is_computed(monkeypatch):
+    population = train([LORA[0]], steps=1)  # compiled
+    population._micro_seconds = 1e-3  # so that no call is shorter than CHUNK
+    monkeypatch.setattr(population_module, 'CALL_SECONDS', 1e9)
+    jax.block_until_ready(after_a_second(population._members.loss_sum))
+    under_way, computed_before, reads = [], [], []
+    real, read = population._advance, population_module._read
+
+    def slow(params, members, *rest):
+        late = dataclasses.replace(members, loss_sum=after_a_second(members.loss_sum))
+        members, diverged = real(params, late, *rest)
+        computed_before.append([one.is_ready() for one in under_way])
+        under_way.append(diverged)
+        return members, diverged
+
+    monkeypatch.setattr(population, '_advance', slow)
+    monkeypatch.setattr(population_module, '_read', lambda x: (reads.append(len(under_way)), read(x))[1])
+    population.advance([1 + 4 * CHUNK])
+    assert [ready[-1:] for ready in computed_before] == [[], [False], [False], [False]]
+    assert reads == [2, 3, 4, 4], 'one call ahead, never more: a run that is told to stop has two to wait for'
+
+
+def test_calls_are_shorter_where_they_take_long_and_nothing_else_changes(monkeypatch):
+    configuration, asked = LORA[1], []
+    undisturbed = train([configuration]).take(0)
+    monkeypatch.setattr(population_module, 'CALL_SECONDS', 0.0)
+    population = train([configuration], steps=0)
+    population.advance([STEPS], should_stop=lambda: asked.append(1))
+    assert len(asked) == 2 * STEPS  # a micro-batch a call
+    assert_equal(population.take(0), undisturbed)
+
+
+@pytest.mark.parametrize('name', ['lora', 'dora', 'prompt', 'full'])
 def test_thawed_in_another_slot_and_width_it_goes_on(name):
     configuration = GROUPS[name][0]
     undisturbed, frozen = train([configuration]).take(0), train([configuration], steps=7).take(0)
@@ -191,6 +236,8 @@ def test_a_population_takes_its_own_program_only():
     for changes in ({'dora': True}, {'rank': 64}, {'optimizer': 'lion'}):
         with pytest.raises(ValueError, match='does not train in a population of lora/adamw'):
             population.new_member(dataclasses.replace(LORA[0], **changes), 0)
+    with pytest.raises(ValueError, match='a batch of 12 is no multiple of micro-batches of 8'):
+        population.new_member(dataclasses.replace(LORA[0], batch_size=12), 0)
 
 
 def test_label_smoothing_is_that_of_optax():
@@ -218,6 +265,36 @@ def test_diverged_member_disturbs_nobody():
     alone = train([LORA[0]], width=2)
     assert list(together.alive()) == [True, False]
     assert_close(together.take(0).trainable, alone.take(0).trainable, rtol=1e-6)
+
+
+def test_a_member_with_a_nan_is_dead_and_disturbs_nobody():
+    together, alone = train(LORA[:2], steps=2), train(LORA[:2], steps=2)
+    sick = together.take(1)
+    sick = dataclasses.replace(
+        sick, trainable=jax.tree.map(lambda x: np.where(x == x.max(), np.nan, x), sick.trainable)
+    )
+    together.put(1, sick, LORA[1], seed=1, total_steps=30)
+    for population in (together, alone):
+        population.advance([STEPS, STEPS])
+    assert list(together.alive()) == [True, False] and together.steps()[1] == 2
+    assert_equal(together.take(0), alone.take(0))
+    assert not np.isfinite(together.evaluate(tiny_rows(seed=1))[1].loss)
+
+
+def test_nobody_computes_for_the_dead(monkeypatch):
+    population, calls = train([WILD], steps=0), []
+    real = population._advance
+    monkeypatch.setattr(population, '_advance', lambda *args: (calls.append(1), real(*args))[1])
+    assert population.advance([30 * CHUNK])
+    assert not population.alive()[0] and len(calls) < 6
+
+
+def test_members_are_donated_to_the_step():
+    population = train([LORA[0]], steps=1)
+    before = jax.tree.leaves(population._members.trainable)
+    assert all(isinstance(leaf, jax.Array) for leaf in before)
+    population.advance([2])
+    assert all(leaf.is_deleted() for leaf in before)
 
 
 def test_batch_size_is_that_of_a_plain_step():
