@@ -208,9 +208,7 @@ BROKEN = {
     ),
     'another size': (
         'nmtlc',
-        lambda d: _text(
-            d / 'x.json', json.dumps([NMT | {'hyperparams': NMT['hyperparams'] | {'num_layers': 3}}])
-        ),
+        lambda d: _text(d / 'x.json', json.dumps([NMT | {'hyperparams': NMT['hyperparams'] | {'num_layers': 3}}])),
         r'\(3, 1024\); known are',
     ),
     'a word in a curve': (
