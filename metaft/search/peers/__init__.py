@@ -6,5 +6,5 @@ space        configurations as points, for packages that search a continuous spa
 packages     imports a peer's package, or says which one is missing;  ask_tell: drives one
 
 A file a peer: last_value, covariance_gp, dpl, dyhpo, quicktune, dre are our own implementations, each with its paper;
-syne_tune, optuna_tpe, smac_hyperband, dehb_evolution, quicktune_shipped, lkgp, ifbo call the packages.
+asha, optuna_tpe, smac_hyperband, dehb_evolution, quicktune_shipped, lkgp, ifbo call the packages.
 """

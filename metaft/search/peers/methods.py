@@ -5,6 +5,7 @@ the oracle excepted) and the fold of training tasks, on which whatever is learne
 """
 
 import dataclasses
+import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -188,12 +189,24 @@ def _by_improvement(predict: Callable[[Problem, int], Predict], num_first: int) 
     return make
 
 
+# ---------------------------------------------------------------- packages
+
+
+def _on_the_table(module: str) -> Callable[[Problem, int], Searcher]:
+    """Returns the searcher of a peer that sees the target's rows alone; its module is imported when it is made."""
+    return lambda problem, seed: importlib.import_module(f'metaft.search.peers.{module}').searcher(problem.table, seed)
+
+
 METHODS: dict[str, Method] = {
     'random': Method(lambda problem, seed: baselines.random_search(problem.num_configurations, seed)),
     'default': Method(_default, is_random=False),
     'mean_rank': Method(_mean_rank, transfers=True, is_random=False),
     'portfolio': Method(_portfolio, transfers=True, is_random=False),
     'last_value': Method(_by_improvement(_last_value_predict, 3), _last_value_predict),
+    'asha': Method(_on_the_table('asha'), packages=('syne_tune',)),
+    'tpe_hyperband': Method(_on_the_table('optuna_tpe'), packages=('optuna',)),
+    'smac': Method(_on_the_table('smac_hyperband'), packages=('smac',), is_slow=True),
+    'dehb': Method(_on_the_table('dehb_evolution'), packages=('dehb',)),
     'metaft_transfer': Method(_metaft_transfer, is_random=False),
     'metaft': Method(_metaft, _metaft_predict, is_random=False, plans=True),
     'oracle': Method(lambda problem, seed: baselines.oracle(problem.table), is_random=False),
