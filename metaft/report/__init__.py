@@ -5,6 +5,7 @@
     wording    numbers, configurations and conclusions in words
     plots      figures, as PNG
     quality_plots  figures of a meta-dataset's quality
+    comparison_plots  figures of the comparison of searchers
     html       the page
     terminal   the same while it happens
 

@@ -3,9 +3,11 @@
     observations    what one search has seen so far, dense; the interface of every searcher
     acquisition     expected improvement for the remaining budget, per cost
     freeze_thaw     the searcher that asks the surrogate
-    baselines       the searchers that do not: random, default, mean rank, ASHA
+    baselines       the searchers that do not: random, default, mean rank, portfolio, ASHA, oracle
     ranking         all configurations from one prediction, as a table
     replay, regret  any searcher over a recorded table, and how far from the best it ends
+    scores          how good predicted curves are, whoever predicts them
+    peers           other people's methods behind the same interface, for experiments.compare
 
 It sees arrays of configurations by grid points. What a configuration is, and how it is run, is finetune's business.
 """

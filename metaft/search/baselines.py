@@ -1,5 +1,5 @@
-"""Searchers that take no feedback from a surrogate: random, default only, mean rank over other tasks, transfer only,
-successive halving.
+"""Searchers that take no feedback from a surrogate: random, default only, mean rank and portfolio of other tasks,
+transfer only, successive halving, oracle.
 
 They measure every grid point on the way and reckon a run's next step from its own last cost, so the last run of a
 budget goes as far as the budget reaches.
@@ -112,6 +112,41 @@ def transfer(prediction: Prediction) -> InOrder:
     """
     final_C = np.asarray(prediction.quantile_CT(0.5), np.float64)[:, -1]  # as in `ranking.rank`
     return InOrder(tuple(int(c) for c in np.argsort(final_C, kind='stable')))
+
+
+def portfolio(tables: Sequence[TaskTable], configurations: Sequence[dict]) -> InOrder:
+    """Full runs in the order of the greedy complementary portfolio of other tasks.
+
+    Each next one lowers the mean over tasks of the portfolio's best share of better runs by most; where none does, the
+    mean rank decides. Configurations that no table holds are left out.
+
+    Reference: the zero-shot portfolios of Wistuba et al. 2015 and of Auto-Sklearn 2.0, arXiv 2007.04074, algorithm 1.
+
+    Raises:
+      InputError: no configuration occurs in any table.
+    """
+    by_mean_rank = mean_rank(tables, configurations).order
+    share_WC = np.ones((len(tables), len(configurations)))  # not run on a task: as bad as its worst
+    for w, table in enumerate(tables):
+        best_C = best_values(table.values_CT)
+        share_of: dict[tuple, float] = {}
+        for configuration, best in zip(table.configurations, best_C):
+            share_of.setdefault(_key(configuration), float(np.mean(best_C < best)))
+        share_WC[w] = [share_of.get(_key(configuration), 1.0) for configuration in configurations]
+    order: list[int] = []
+    reached_W = np.ones(len(tables))
+    left = list(by_mean_rank)
+    while left:
+        mean_C = np.mean(np.minimum(reached_W[:, None], share_WC[:, left]), axis=0)
+        c = left.pop(int(np.argmin(np.round(mean_C, 12))))  # of equals the first by mean rank
+        order.append(c)
+        reached_W = np.minimum(reached_W, share_WC[:, c])
+    return InOrder(tuple(order))
+
+
+def oracle(table: TaskTable) -> InOrder:
+    """Full runs in the order of their best value: what no search can know."""
+    return InOrder(tuple(int(c) for c in np.argsort(best_values(table.values_CT), kind='stable')))
 
 
 def best_values(values_CT: np.ndarray) -> np.ndarray:

@@ -41,6 +41,18 @@ def inverse(y: np.ndarray, metric: str, reference_value: float) -> np.ndarray:
     return np.clip((expit(y) - SHARE_MARGIN) / (1.0 - 2.0 * SHARE_MARGIN), 0.0, 1.0)
 
 
+def log_slope(values: np.ndarray, metric: str, reference_value: float) -> np.ndarray:
+    """Returns log |dy / dvalue|: what a log density in the surrogate's space gains in the metric's own unit.
+
+    Of values that are clipped, it is that of the clip: there y does not change, and no density says anything.
+    """
+    values = np.asarray(values, np.float64)
+    if _check(metric) == 'loss':
+        return -np.log(_SCALE * (np.maximum(values, 0.0) + LOSS_OFFSET_NATS))
+    share = SHARE_MARGIN + (1.0 - 2.0 * SHARE_MARGIN) * np.clip(values, 0.0, 1.0)
+    return np.log((1.0 - 2.0 * SHARE_MARGIN) / (_SCALE * share * (1.0 - share)))
+
+
 def log_rates(costs_CT: np.ndarray, fractions_T: np.ndarray, unit_seconds: float) -> np.ndarray:
     """Returns log(seconds so far / (fraction of a full run * unit)), NaN where no cost is known.
 

@@ -99,3 +99,19 @@ def test_a_step_that_does_not_fit_is_not_asked_for():
     assert searcher.suggest(observations, 4.0) == [(0, 3)]  # twice the budget costs another 4 s
     assert searcher.suggest(observations, 3.9) == []
     assert searcher.suggest(empty(2, overhead_seconds_C=np.array([3.0, 3.0])), 2.9) == []
+
+
+def test_a_portfolio_complements_where_mean_rank_repeats():
+    configurations = [{'rank': 1}, {'rank': 2}, {'rank': 4}, {'rank': 8}]
+    one, two = (
+        table(final_C, configurations=configurations) for final_C in ([1.0, 1.1, 2.5, 2.6], [1.2, 1.1, 1.0, 2.6])
+    )
+    tables = [one, one, two, two, one]
+    assert baselines.mean_rank(tables, configurations).order == (0, 1, 2, 3)
+    # The first one is the best on average; what it lacks is the second task, where rank 4 is the best.
+    assert baselines.portfolio(tables, configurations).order == (0, 2, 1, 3)
+    assert baselines.portfolio(tables, [{'rank': 3}, {'rank': 4}]).order == (1,)
+
+
+def test_the_oracle_runs_the_best_first():
+    assert baselines.oracle(table([2.0, 1.0, 1.5])).order == (1, 2, 0)

@@ -16,8 +16,11 @@ from metaft.metadataset.tables import TaskTable
 _DEBERTA = ('num_train_epochs', 'train_batch_size', 'learning_rate', 'warmup_steps', 'cls_drop_out')
 _ALEXNET = ('epochs', 'batch_size', 'lr', 'lr_peak_epoch', 'momentum', 'weight_decay', 'label_smoothing')
 _NMTLC = ('initial_lr', 'batch_size', 'r')
-# Parameters of the two base models of 24 layers of width 1024: 560 and 564 million by the names of their releases.
-_NMTLC_PARAMETERS = {'bloomz': 5.6e8, 'xglm': 5.64e8}
+# Parameters by base model and (layers, width): the sizes in the names of their releases.
+_NMTLC_PARAMETERS = {
+    'bloomz': {(24, 1024): 5.6e8, (24, 2048): 1.7e9, (30, 2560): 3.0e9},
+    'xglm': {(24, 1024): 5.64e8, (24, 2048): 1.7e9, (48, 2048): 2.9e9},
+}
 _PEFT = tuple('peft_type r alpha dropout target_modules rslora dora batch_size lr wd optimizer sched'.split())
 
 
@@ -63,13 +66,13 @@ def _alexnet(path: Path, records: list, metric: str, fractions_T: np.ndarray) ->
 
 
 def nmtlc(path: Path, metric: str, fractions_T: np.ndarray) -> list[TaskTable]:
-    """Reads the LoRA finetunes of `nmtlc.json`: a task a base model and training size.
+    """Reads the LoRA finetunes of `nmtlc.json`: a task a base model, its size and the training size.
 
     The curves trained from scratch in the same file are left out: some are two runs glued together. Runs stop by
     patience, so a full run is a run's own length.
     """
     field = f'{metric}_curve'
-    groups: dict[tuple[str, str, int], list[Curve]] = {}
+    groups: dict[tuple[str, str, float, int], list[Curve]] = {}
     for place, record in files.json_records(path):
         if record.get('task') != 'finetune':
             continue
@@ -77,17 +80,22 @@ def nmtlc(path: Path, metric: str, fractions_T: np.ndarray) -> list[TaskTable]:
         base, size = files.entry(record, 'basemodel', place, str), files.entry(options, 'dataset_size', place, int)
         if base not in _NMTLC_PARAMETERS:
             raise DataError(f'{place}: basemodel is {base!r}; known are {", ".join(_NMTLC_PARAMETERS)}')
+        shape = files.entry(options, 'num_layers', place, int), files.entry(options, 'model_size', place, int)
+        if shape not in _NMTLC_PARAMETERS[base]:
+            known = ', '.join(map(str, _NMTLC_PARAMETERS[base]))
+            raise DataError(f'{place}: {base} has (num_layers, model_size) {shape}; known are {known}')
+        parameters = _NMTLC_PARAMETERS[base][shape]
         configuration = {name: files.entry(options, name, place) for name in _NMTLC}
         values = files.points(record, field, place)
         checkpoints = np.arange(1, len(values) + 1)
-        costs = checkpoints * _NMTLC_PARAMETERS[base] * configuration['batch_size']
-        key = (files.entry(record, 'dataset_name', place, str), base, size)
+        costs = checkpoints * parameters * configuration['batch_size']
+        key = (files.entry(record, 'dataset_name', place, str), base, parameters, size)
         groups.setdefault(key, []).append(Curve(configuration, checkpoints, values, costs, len(values)))
     if not groups:
         raise DataError(f'{path} holds no run with task "finetune"')
     return [
         to_table(
-            f'nmtlc/{dataset}-{size}@{base}',
+            f'nmtlc/{dataset}-{size}@{base}-{parameters / 1e9:.2g}b',
             metric,
             curves,
             fractions_T,
@@ -95,10 +103,10 @@ def nmtlc(path: Path, metric: str, fractions_T: np.ndarray) -> list[TaskTable]:
             dataset=f'{dataset}-{size}',
             meta_features={
                 'log_num_train_examples': float(np.log(size)),
-                'log_num_parameters': float(np.log(_NMTLC_PARAMETERS[base])),
+                'log_num_parameters': float(np.log(parameters)),
             },
         )
-        for (dataset, base, size), curves in sorted(groups.items())
+        for (dataset, base, parameters, size), curves in sorted(groups.items())
     ]
 
 

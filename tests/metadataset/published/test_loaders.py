@@ -82,7 +82,8 @@ ALEXNET = {'iteration': 1, 'nan_train_loss': False, 'epochs': 2, 'batch_size': 9
            'learning_curve': [{'time': 5.0, 'epoch': 0, 'top_1': 0.1},
                               {'time': 9.0, 'epoch': 1, 'top_1': 0.3}]}  # fmt: skip
 NMT = {'task': 'finetune', 'dataset_name': 'fr-en', 'basemodel': 'xglm',
-       'hyperparams': {'dataset_size': 1000, 'initial_lr': 1e-4, 'batch_size': 16, 'r': 2},
+       'hyperparams': {'dataset_size': 1000, 'initial_lr': 1e-4, 'batch_size': 16, 'r': 2,
+                       'num_layers': 24, 'model_size': 1024},
        'perplexity_curve': [4.0, 3.0, 2.0, 2.5], 'bleu_curve': [10.0, 20.0, 25.0, 30.0]}  # fmt: skip
 
 
@@ -105,9 +106,12 @@ def test_opda(tmp_path):
 
 def test_nmtlc(tmp_path):
     path = tmp_path / 'nmtlc.json'
-    path.write_text(json.dumps([NMT, NMT | {'task': 'scratch', 'basemodel': 'scratch'}, NMT | {'basemodel': 'bloomz'}]))
-    _, table = loaders.load('nmtlc', path, fractions_T=OWN_T)
-    assert table.task == 'nmtlc/fr-en-1000@xglm' and table.configurations == [
+    larger = NMT | {'hyperparams': NMT['hyperparams'] | {'num_layers': 48, 'model_size': 2048}}
+    others = [NMT | {'task': 'scratch', 'basemodel': 'scratch'}, NMT | {'basemodel': 'bloomz'}, larger]
+    path.write_text(json.dumps([NMT, *others]))
+    _, table, large = loaders.load('nmtlc', path, fractions_T=OWN_T)
+    assert large.task == 'nmtlc/fr-en-1000@xglm-2.9b'  # a size is a task of its own, not a repeat of the smaller one
+    assert table.task == 'nmtlc/fr-en-1000@xglm-0.56b' and table.configurations == [
         {'initial_lr': 1e-4, 'batch_size': 16, 'r': 2}
     ]
     np.testing.assert_allclose(table.values_CT, np.log([[4.0, 3.0, 2.5]]))
@@ -201,6 +205,11 @@ BROKEN = {
         'nmtlc',
         lambda d: _text(d / 'x.json', json.dumps([NMT | {'basemodel': 'z'}])),
         "basemodel is 'z'",
+    ),
+    'another size': (
+        'nmtlc',
+        lambda d: _text(d / 'x.json', json.dumps([NMT | {'hyperparams': NMT['hyperparams'] | {'num_layers': 3}}])),
+        r'\(3, 1024\); known are',
     ),
     'a word in a curve': (
         'nmtlc',

@@ -1,0 +1,213 @@
+"""All methods of the comparison by name: how each is made for a task, and what it needs.
+
+A method is made from a `Problem`: the task's table (its rows are what can be run; its values are for the replay alone,
+the oracle excepted) and the fold of training tasks, on which whatever is learned is learned once.
+"""
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from metaft.errors import InputError
+from metaft.metadataset import splits
+from metaft.metadataset.published import benchmarks
+from metaft.metadataset.tables import TaskTable
+from metaft.search import baselines
+from metaft.search.freeze_thaw import FreezeThaw
+from metaft.search.observations import Observations, Searcher
+from metaft.search.peers.improvement import ByImprovement
+from metaft.search.peers.last_value import LastValue
+from metaft.search.scores import CurvePrediction
+from metaft.surrogate.encoding import Encoding
+from metaft.surrogate.ensemble import fit_encoding
+from metaft.surrogate.surrogate import Surrogate
+
+Predict = Callable[[np.ndarray, np.ndarray], CurvePrediction]  # (values_CT, costs_CT) as observed
+
+
+@dataclasses.dataclass
+class Fold:
+    """Training tasks, and what was learned from them."""
+
+    train: list[TaskTable]
+    make_surrogate: Callable[[], Surrogate]
+    seed: int = 0
+    learned: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def once(self, name: str, learn: Callable[[], Any]) -> Any:
+        """Returns what `learn` gives, the same object at every call with this name."""
+        if name not in self.learned:
+            self.learned[name] = learn()
+        return self.learned[name]
+
+    @property
+    def surrogate(self) -> Surrogate:
+        return self.once('surrogate', self.make_surrogate)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One task to search."""
+
+    table: TaskTable
+    fold: Fold
+
+    @property
+    def num_configurations(self) -> int:
+        return len(self.table.configurations)
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """How a method is made.
+
+    Attributes:
+      searcher: from a problem and a seed; None: it only predicts.
+      predict: from a problem and a seed to a function of what was observed; None: it only searches.
+      packages: import names that must be there.
+      transfers: it needs training tasks.
+      is_random: seeds matter.
+      is_slow: a suggestion takes more than a second, or training a task of its own: fewer seeds.
+      plans: it is told what remains of the budget and decides by it.
+    """
+
+    searcher: Callable[[Problem, int], Searcher] | None = None
+    predict: Callable[[Problem, int], Predict] | None = None
+    packages: tuple[str, ...] = ()
+    transfers: bool = False
+    is_random: bool = True
+    is_slow: bool = False
+    plans: bool = False
+
+
+def installed() -> list[str]:
+    """Returns the names of the methods whose packages are there."""
+    return [name for name, method in METHODS.items() if not _missing(method)]
+
+
+def check(names: Sequence[str]) -> None:
+    """Raises InputError where a name is unknown or its package is not installed."""
+    for name in names:
+        if name not in METHODS:
+            raise InputError(f'method {name!r} is unknown; allowed are {", ".join(METHODS)}')
+        if missing := _missing(METHODS[name]):
+            raise InputError(
+                f'method {name} needs the package {missing[0]!r}, which is not installed; '
+                'install what requirements-peers.txt says, or leave it out of --methods'
+            )
+
+
+def _missing(method: Method) -> list[str]:
+    return [package for package in method.packages if importlib.util.find_spec(package) is None]
+
+
+def following(predict: Predict) -> Callable[[Observations], CurvePrediction]:
+    """Returns the prediction as a function of the state of a search."""
+    return lambda observations: predict(observations.values_CT, observations.costs_CT)
+
+
+# ---------------------------------------------------------------- metaft
+
+
+def _metaft_predict(problem: Problem, seed: int) -> Predict:
+    surrogate, table = problem.fold.surrogate, problem.table
+    encoded_CE = surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table))
+    return lambda values_CT, costs_CT: surrogate.predict(
+        table.meta_features,
+        encoded_CE,
+        values_CT,
+        costs_CT,
+        metric=table.metric,
+        reference_value=table.reference_value,
+        reference_seconds=table.reference_seconds,
+        fractions_T=table.fractions_T,
+        max_examples=table.max_examples,
+    )
+
+
+def _metaft(problem: Problem, seed: int) -> Searcher:
+    return FreezeThaw(following(_metaft_predict(problem, seed)))
+
+
+def _metaft_transfer(problem: Problem, seed: int) -> Searcher:
+    nothing_CT = np.full(problem.table.values_CT.shape, np.nan)
+    final_C = np.asarray(_metaft_predict(problem, seed)(nothing_CT, nothing_CT).quantile_CT(0.5))[:, -1]
+    return baselines.InOrder(tuple(int(c) for c in np.argsort(final_C, kind='stable')))
+
+
+# ---------------------------------------------------------------- without a model
+
+
+def _default(problem: Problem, seed: int) -> Searcher:
+    """The default configuration; where none was run, the one nearest to the middle of the searched space."""
+    row = benchmarks.default_row(problem.table)
+    if row is None:
+        point_CE = _encoding(problem).configurations(problem.table.configurations)
+        middle_E = np.median(point_CE, axis=0)
+        row = int(np.argmin(np.sum((point_CE - middle_E) ** 2, axis=1)))
+    return baselines.default_only(row)
+
+
+def _encoding(problem: Problem) -> Encoding:
+    """Returns ranges of the hyperparameters: of the rows that can be run, which are the space."""
+    return fit_encoding([problem.table])
+
+
+def _and_the_rest(searcher: baselines.InOrder, problem: Problem, seed: int) -> baselines.InOrder:
+    """Appends what no training task knows, in a random order."""
+    rest = [c for c in baselines.random_search(problem.num_configurations, seed).order if c not in searcher.order]
+    return baselines.InOrder((*searcher.order, *rest))
+
+
+def _mean_rank(problem: Problem, seed: int) -> Searcher:
+    return _and_the_rest(baselines.mean_rank(problem.fold.train, problem.table.configurations), problem, seed)
+
+
+def _portfolio(problem: Problem, seed: int) -> Searcher:
+    return _and_the_rest(baselines.portfolio(problem.fold.train, problem.table.configurations), problem, seed)
+
+
+# ---------------------------------------------------------------- models of curves
+
+
+def _last_value_predict(problem: Problem, seed: int) -> Predict:
+    model = problem.fold.once('last_value', lambda: LastValue.fit(problem.fold.train, len(problem.table.fractions_T)))
+    return lambda values_CT, costs_CT: model.predict(problem.table, values_CT, costs_CT)
+
+
+def _by_improvement(predict: Callable[[Problem, int], Predict], num_first: int) -> Callable[[Problem, int], Searcher]:
+    """Returns the searcher by expected improvement at the end, after `num_first` random runs were begun."""
+
+    def make(problem: Problem, seed: int) -> Searcher:
+        first = baselines.random_search(problem.num_configurations, seed).order[:num_first]
+        return ByImprovement(following(predict(problem, seed)), first)
+
+    return make
+
+
+# ---------------------------------------------------------------- packages
+
+
+def _on_the_table(module: str) -> Callable[[Problem, int], Searcher]:
+    """Returns the searcher of a peer that sees the target's rows alone; its module is imported when it is made."""
+    return lambda problem, seed: importlib.import_module(f'metaft.search.peers.{module}').searcher(problem.table, seed)
+
+
+METHODS: dict[str, Method] = {
+    'random': Method(lambda problem, seed: baselines.random_search(problem.num_configurations, seed)),
+    'default': Method(_default, is_random=False),
+    'mean_rank': Method(_mean_rank, transfers=True, is_random=False),
+    'portfolio': Method(_portfolio, transfers=True, is_random=False),
+    'last_value': Method(_by_improvement(_last_value_predict, 3), _last_value_predict),
+    'asha': Method(_on_the_table('asha'), packages=('syne_tune',)),
+    'tpe_hyperband': Method(_on_the_table('optuna_tpe'), packages=('optuna',)),
+    'smac': Method(_on_the_table('smac_hyperband'), packages=('smac',), is_slow=True),
+    'dehb': Method(_on_the_table('dehb_evolution'), packages=('dehb',)),
+    'metaft_transfer': Method(_metaft_transfer, is_random=False),
+    'metaft': Method(_metaft, _metaft_predict, is_random=False, plans=True),
+    'oracle': Method(lambda problem, seed: baselines.oracle(problem.table), is_random=False),
+}
