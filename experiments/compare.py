@@ -158,7 +158,7 @@ def surrogate_of(settings: Settings, index: int, tables: list['TaskTable']) -> '
     directory = settings.workdir / 'surrogates' / f'fold-{index}'
     if not (directory / 'surrogate.json').exists():
         num_members = min(ensemble.EnsembleSettings.num_members, num_datasets)
-        recipe = ensemble.EnsembleSettings(num_members, TrainingSettings(steps=settings.steps))
+        recipe = ensemble.EnsembleSettings(num_members, training=TrainingSettings(steps=settings.steps))
         ensemble.learn(tables, recipe, settings.seed).save(directory)
     return Surrogate.load(directory)
 
