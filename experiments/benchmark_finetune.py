@@ -3,16 +3,22 @@
     launch/local.sh benchmark_finetune --workdir=runs/finetune          # once requirements-parity.txt is in .venv
 
 (a) run: optimizer steps of one LoRA run, both sides warm, interleaved in one process; the median over repeats of
-tokens a second (padding not counted) and of the ratio metaft / PEFT within a repeat.
+tokens a second (padding not counted) and of the ratio metaft / PEFT within a repeat. On an accelerator also the
+utilisation, which counts the FLOPs that a LoRA needs (`finetune.costs`) against the device's published dense bfloat16
+peak, and the peak of the device's memory, of each side in a process of its own.
 (b) sweep: --num_configurations runs of --sweep_steps steps each, one process a side and repeat, from its start to its
 last validation loss: imports, loading and compiling count. `cold` has an empty compilation cache, `warm` that of the
 repeat before; PEFT has no such cache and loads its base once.
-PEFT's settings are its best: sdpa, fused AdamW, the faster of one and of all torch threads. Both sides use float32 on a
-CPU, bfloat16 bases on a GPU. Writes benchmark.csv and benchmark.md. About ten minutes on two cores.
+Weights, rows a step, rank, dropout, clipping and AdamW are the same. PEFT's other settings are its best: sdpa, fused
+AdamW, each batch padded to its own longest row, the faster of one and of all torch threads, and on an accelerator the
+fastest of 1, 2 and 4 times the batch in (a). Both sides use float32 on a CPU, bfloat16 bases on a GPU. Writes
+benchmark.csv and benchmark.md, where shapes that need an accelerator are "not measured" without one. About ten minutes
+on two cores.
 """
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import os
 import platform
@@ -20,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,47 +48,61 @@ class Shape:
       batch: rows an optimizer step.
       length: tokens a row; None takes the demonstration's questions as they are.
       accelerator: not for a CPU.
+      remat: of metaft's backward pass.
+      run, sweep: what is measured.
     """
 
     batch: int
     length: int | None
     accelerator: bool = False
+    remat: str = 'none'
+    run: bool = True
+    sweep: bool = True
 
 
 SHAPES = {
     'shipped': Shape(16, None),
     '25m': Shape(8, 128),
-    'mini_4x512': Shape(4, 512, accelerator=True),
-    'mini_8x2048': Shape(8, 2048, accelerator=True),
+    'mini_4x512': Shape(4, 512, accelerator=True, remat='dots', sweep=False),
+    'mini_8x2048': Shape(8, 2048, accelerator=True, remat='dots', sweep=False),
+    'mini_1x512': Shape(1, 512, accelerator=True, remat='dots', run=False),
 }
 SIDES = ('metaft', 'peft')
+CHILDREN = tuple(f'{side}_{job}' for side in SIDES for job in ('sweep', 'memory'))
+# Dense bfloat16, FLOP/s, from the makers' data sheets; the longest name found in the device's kind counts.
+PEAK_FLOPS = {'H200': 989e12, 'H100': 989e12, 'A100': 312e12, 'TPU v4': 275e12, 'TPU v5 lite': 197e12,
+              'TPU v6 lite': 918e12}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     workdir: Path = setting(Path('runs/benchmark_finetune'), 'where bases and results go')
-    shapes: tuple[str, ...] = setting(('shipped', '25m'), f'of {", ".join(SHAPES)}')
+    shapes: tuple[str, ...] = setting(tuple(SHAPES), f'of {", ".join(SHAPES)}')
     steps: int = setting(0, 'optimizer steps of a timing; about four seconds of them if 0')
     repeats: int = setting(5, 'timings of (a)')
     sweep_repeats: int = setting(3, 'timings of (b); 0 leaves it out')
-    num_configurations: int = setting(16, 'runs of a sweep')
+    num_configurations: int = setting(0, 'runs of a sweep; 16 on a CPU and 8 on an accelerator if 0')
     sweep_steps: int = setting(100, 'optimizer steps of a run of the sweep')
     seed: int = setting(0, 'of random bases, rows and configurations')
-    child: str = setting('', 'internal: be one side of a sweep', choices=('', *SIDES))
+    child: str = setting('', 'internal: be one side, in a process of its own', choices=('', *CHILDREN))
     threads: int = setting(0, 'internal: torch threads of a child')
 
     def __post_init__(self):
         for name in self.shapes:
             if name not in SHAPES:
                 raise InputError(f'--shapes names {name!r}; allowed: {", ".join(SHAPES)}')
-        if min(self.repeats, self.num_configurations, self.sweep_steps) < 1 or min(self.steps, self.sweep_repeats) < 0:
-            raise InputError('--repeats, --num_configurations and --sweep_steps must be positive, --steps not negative')
+        if min(self.repeats, self.sweep_steps) < 1:
+            raise InputError('--repeats and --sweep_steps must be positive')
+        if min(self.steps, self.sweep_repeats, self.num_configurations) < 0:
+            raise InputError('--steps, --sweep_repeats and --num_configurations must not be negative')
 
 
 def main(settings: Settings) -> None:
     """Time both sides of every shape and write the table."""
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')  # torch shares the device with JAX
     if settings.child:
-        sweep(settings, settings.shapes[0], settings.child)
+        side, _, job = settings.child.partition('_')
+        (sweep if job == 'sweep' else tell_peak_memory)(settings, settings.shapes[0], side)
         return
     import jax
     import pandas as pd
@@ -96,19 +116,28 @@ def main(settings: Settings) -> None:
 
     settings.workdir.mkdir(parents=True, exist_ok=True)
     on_cpu = jax.default_backend() == 'cpu'
-    rows = []
+    settings = dataclasses.replace(settings, num_configurations=settings.num_configurations or (16 if on_cpu else 8))
+    device = jax.devices()[0].device_kind
+    rows, left_out = [], []
     for name in settings.shapes:
         if SHAPES[name].accelerator and on_cpu:
-            print(f'{name}: needs an accelerator, not measured')
+            left_out.append(name)
             continue
         threads = best_threads(settings, name)
-        rows += time_runs(settings, name, threads)
-        rows += time_sweeps(settings, name, threads)
+        if SHAPES[name].run:
+            rows += time_runs(settings, name, threads, device)
+        if SHAPES[name].sweep:
+            rows += time_sweeps(settings, name, threads)
     frame = pd.DataFrame(rows)
     program.write_text(settings.workdir / 'benchmark.csv', frame.to_csv(index=False))
     versions = f'jax {jax.__version__}, torch {torch.__version__}, transformers {transformers.__version__}, '
-    versions += f'peft {peft.__version__}, {platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}'
-    text = f'{versions}\n\n{summary(frame)}'
+    versions += f'peft {peft.__version__}; {platform.machine()}, {os.cpu_count()} cores, {device}'
+    flags = (
+        f'--repeats={settings.repeats} --sweep_repeats={settings.sweep_repeats} --sweep_steps={settings.sweep_steps}'
+    )
+    flags += f' --num_configurations={settings.num_configurations} --seed={settings.seed}'
+    head = f'    launch/local.sh benchmark_finetune {flags}\n\n{datetime.date.today()}; {versions}.'
+    text = f'{head}\n\n{summary(frame, left_out)}'
     program.write_text(settings.workdir / 'benchmark.md', text)
     print(text)
 
@@ -176,11 +205,15 @@ def configurations(settings: Settings, batch: int) -> list:
 # ---------------------------------------------------------------- (a) steps of one run
 
 
-def time_runs(settings: Settings, name: str, threads: int) -> list[dict]:
-    """Return one row a (repeat, side): seconds and tokens of the same number of steps, the sides in turn."""
+def time_runs(settings: Settings, name: str, threads: int, device: str) -> list[dict]:
+    """Return one row a (repeat, side): seconds and tokens of about four seconds of steps, the sides in turn."""
     rows = make_rows(settings, name, 512, 0)
-    sides = {'metaft': metaft_steps(settings, name, rows), 'peft': peft_steps(settings, name, rows, threads)}
+    batch = best_batch(settings, name, rows, threads)
+    sides = {'metaft': metaft_steps(settings, name, rows), 'peft': peft_steps(settings, name, rows, threads, batch)}
     rates = {side: rate(step) for side, step in sides.items()}
+    flops_a_token = needed_flops_a_token(settings, name, rows)
+    peak_flops = next((PEAK_FLOPS[k] for k in sorted(PEAK_FLOPS, key=len, reverse=True) if k in device), float('nan'))
+    peaks = {side: peak_memory(settings, name, side, threads) for side in SIDES} if SHAPES[name].accelerator else {}
     out = []
     for repeat in range(settings.repeats):
         for side in SIDES if repeat % 2 else SIDES[::-1]:
@@ -188,9 +221,45 @@ def time_runs(settings: Settings, name: str, threads: int) -> list[dict]:
             start = time.perf_counter()
             tokens = sides[side](steps)
             seconds = time.perf_counter() - start
-            out.append(_row(name, 'run', side, repeat, seconds, tokens=tokens, steps=steps))
+            utilisation = flops_a_token * tokens / seconds / peak_flops
+            peak = peaks.get(side, float('nan'))
+            more = {'steps': steps, 'utilisation': utilisation, 'peak_bytes': peak}
+            out.append(_row(name, 'run', side, repeat, seconds, tokens=tokens, **more))
             print(f'{name} run {repeat} {side}: {tokens / seconds:,.0f} tokens/s', flush=True)
     return out
+
+
+def needed_flops_a_token(settings: Settings, name: str, rows) -> float:
+    """Return the FLOPs that a LoRA's training needs: forward, and backward through activations and adapters."""
+    from metaft.finetune.costs import mean_training_cost
+    from metaft.finetune.search_space import default_configuration
+    from metaft.phi3 import load_config
+
+    configuration = dataclasses.replace(default_configuration('lora'), rank=RANK, batch_size=SHAPES[name].batch)
+    flops, tokens = mean_training_cost(load_config(base_directory(settings, name)), configuration, rows)
+    return flops / tokens
+
+
+def peak_memory(settings: Settings, name: str, side: str, threads: int) -> float:
+    """Return the peak of the device's memory while one side takes a few steps alone, in bytes."""
+    return float(json.loads(child(settings, name, f'{side}_memory', threads).stdout.strip().splitlines()[-1]))
+
+
+def tell_peak_memory(settings: Settings, name: str, side: str) -> None:
+    """Be one side: take a few steps of a run; print the peak of the device's memory in bytes."""
+    rows = make_rows(settings, name, 512, 0)
+    with contextlib.redirect_stdout(sys.stderr):
+        if side == 'metaft':
+            import jax
+
+            metaft_steps(settings, name, rows)(3)
+            peak = jax.local_devices()[0].memory_stats()['peak_bytes_in_use']
+        else:
+            import torch
+
+            peft_steps(settings, name, rows, settings.threads or 1, SHAPES[name].batch)(3)
+            peak = torch.cuda.max_memory_allocated()
+    print(json.dumps(peak))
 
 
 def rate(step: Callable[[int], int]) -> float:
@@ -205,14 +274,15 @@ def metaft_steps(settings: Settings, name: str, rows) -> Callable[[int], int]:
     """Return a function that takes steps of one LoRA run and returns the tokens seen."""
     import jax.numpy as jnp
 
-    from metaft.finetune.population import Population
+    from metaft.finetune.population import MICRO_BATCH, Population
     from metaft.finetune.search_space import default_configuration
     from metaft.phi3 import load_pretrained
 
     shape = SHAPES[name]
-    dtype = jnp.bfloat16 if shape.accelerator else jnp.float32
-    configuration = dataclasses.replace(default_configuration('lora'), batch_size=max(shape.batch, 8))
-    population = Population(load_pretrained(base_directory(settings, name), dtype), 'lora', rows)
+    model = load_pretrained(base_directory(settings, name), jnp.bfloat16 if shape.accelerator else jnp.float32)
+    model.remat = shape.remat
+    configuration = dataclasses.replace(default_configuration('lora'), rank=RANK, batch_size=shape.batch)
+    population = Population(model, 'lora', rows, micro_batch=min(shape.batch, MICRO_BATCH))
     member = population.new_member(configuration, settings.seed)
     population.put(0, member, configuration, seed=settings.seed, total_steps=1_000_000)
 
@@ -224,8 +294,8 @@ def metaft_steps(settings: Settings, name: str, rows) -> Callable[[int], int]:
     return steps
 
 
-def peft_steps(settings: Settings, name: str, rows, threads: int) -> Callable[[int], int]:
-    """Return the same for PEFT."""
+def peft_steps(settings: Settings, name: str, rows, threads: int, batch: int) -> Callable[[int], int]:
+    """Return the same for PEFT, `batch` rows a step."""
     import torch
 
     torch.set_num_threads(threads)
@@ -236,10 +306,10 @@ def peft_steps(settings: Settings, name: str, rows, threads: int) -> Callable[[i
 
     def steps(num: int) -> int:
         for _ in range(num):
-            peft_step(model, optimizer, rows.take(generator.integers(0, len(rows.length_N), shape.batch)))
+            peft_step(model, optimizer, rows.take(generator.integers(0, len(rows.length_N), batch)))
         if shape.accelerator:
             torch.cuda.synchronize()
-        return int(rows.length_N.mean() * num * shape.batch)
+        return int(rows.length_N.mean() * num * batch)
 
     return steps
 
@@ -274,10 +344,11 @@ def trainable(model) -> list:
 
 
 def torch_batch(model, rows) -> dict:
-    """Return a batch on the model's device; only answer tokens have labels."""
+    """Return a batch on the model's device, padded to its longest row; only answer tokens have labels."""
     import torch
 
-    tokens = torch.from_numpy(rows.tokens_NL.astype(np.int64))
+    longest = -(-int(rows.length_N.max()) // 8) * 8  # a multiple that matmuls like
+    tokens = torch.from_numpy(rows.tokens_NL[:, :longest].astype(np.int64))
     at = torch.arange(tokens.shape[1])[None, :]
     start, end = (torch.from_numpy(x.astype(np.int64))[:, None] for x in (rows.answer_start_N, rows.length_N))
     labels = torch.where((at >= start) & (at < end), tokens, -100)
@@ -298,8 +369,28 @@ def peft_step(model, optimizer, rows) -> None:
 def best_threads(settings: Settings, name: str) -> int:
     """Return the number of torch threads with the most steps a second: one, or all cores."""
     rows = make_rows(settings, name, 64, 0)
-    rates = {n: rate(peft_steps(settings, name, rows, n)) for n in sorted({1, os.cpu_count() or 1})}
+    batch = SHAPES[name].batch
+    rates = {n: rate(peft_steps(settings, name, rows, n, batch)) for n in sorted({1, os.cpu_count() or 1})}
     print(f'{name}: PEFT steps a second by threads: ' + ', '.join(f'{n}: {r:.2f}' for n, r in rates.items()))
+    return max(rates, key=rates.__getitem__)
+
+
+def best_batch(settings: Settings, name: str, rows, threads: int) -> int:
+    """Return PEFT's rows a step with the most tokens a second; on a CPU those of the shape."""
+    import torch
+
+    batch = SHAPES[name].batch
+    if not SHAPES[name].accelerator:
+        return batch
+    rates = {}
+    for times in (1, 2, 4):
+        try:
+            rates[times * batch] = times * batch * rate(peft_steps(settings, name, rows, threads, times * batch))
+        except torch.cuda.OutOfMemoryError:
+            break
+        finally:
+            torch.cuda.empty_cache()
+    print(f'{name}: PEFT rows a second by batch: ' + ', '.join(f'{n}: {r:.2f}' for n, r in rates.items()))
     return max(rates, key=rates.__getitem__)
 
 
@@ -312,29 +403,33 @@ def time_sweeps(settings: Settings, name: str, threads: int) -> list[dict]:
     for repeat in range(settings.sweep_repeats):
         with tempfile.TemporaryDirectory() as cache:
             for side, state in (('metaft', 'cold'), ('peft', ''), ('metaft', 'warm')):
-                command = [
-                    sys.executable,
-                    '-m',
-                    'experiments.benchmark_finetune',
-                    f'--child={side}',
-                    f'--shapes={name}',
-                ]
-                for flag in ('workdir', 'num_configurations', 'sweep_steps', 'seed'):
-                    command.append(f'--{flag}={getattr(settings, flag)}')
-                environment = {**os.environ, 'METAFT_CACHE': cache, 'JAX_COMPILATION_CACHE_DIR': f'{cache}/jax'}
                 start = time.perf_counter()
-                done = subprocess.run(
-                    [*command, f'--threads={threads}'], cwd=ROOT, env=environment, capture_output=True, text=True
-                )
+                done = child(settings, name, f'{side}_sweep', threads, cache)
                 seconds = time.perf_counter() - start
-                if done.returncode:
-                    raise WorkdirError(f'the sweep of {side} failed: {done.stderr[-1000:]}')
                 losses = json.loads(done.stdout.strip().splitlines()[-1])
                 tokens = int(settings.sweep_steps * settings.num_configurations * _tokens_a_step(settings, name))
                 kind = f'sweep {state}'.strip()
                 out.append(_row(name, kind, side, repeat, seconds, tokens=tokens, best_loss=min(losses)))
                 print(f'{name} {kind} {repeat} {side}: {seconds:.1f} s, best loss {min(losses):.3f}', flush=True)
     return out
+
+
+def child(settings: Settings, name: str, job: str, threads: int, cache: str | None = None):
+    """Run one side in a process of its own, with a compilation cache of its own if one is given; return it ended.
+
+    Raises:
+      WorkdirError: it failed.
+    """
+    command = [sys.executable, '-m', 'experiments.benchmark_finetune', f'--child={job}', f'--shapes={name}']
+    for flag in ('workdir', 'num_configurations', 'sweep_steps', 'seed'):
+        command.append(f'--{flag}={getattr(settings, flag)}')
+    own = {} if cache is None else {'METAFT_CACHE': cache, 'JAX_COMPILATION_CACHE_DIR': f'{cache}/jax'}
+    done = subprocess.run(
+        [*command, f'--threads={threads}'], cwd=ROOT, env=os.environ | own, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise WorkdirError(f'{job} of {name} failed: {done.stderr[-1000:]}')
+    return done
 
 
 def sweep(settings: Settings, name: str, side: str) -> None:
@@ -350,14 +445,15 @@ def metaft_sweep(settings: Settings, name: str, train, validation) -> list[float
     import jax
     import jax.numpy as jnp
 
-    from metaft.finetune.population import Population
+    from metaft.finetune.population import MICRO_BATCH, Population
     from metaft.phi3 import load_pretrained
 
-    on_cpu = jax.default_backend() == 'cpu'
+    on_cpu, shape = jax.default_backend() == 'cpu', SHAPES[name]
     model = load_pretrained(base_directory(settings, name), jnp.float32 if on_cpu else jnp.bfloat16)
+    model.remat = shape.remat
     width = 1 if on_cpu else 8
-    population = Population(model, 'lora', train, width=width)
-    losses, todo = [], configurations(settings, max(8, SHAPES[name].batch))
+    population = Population(model, 'lora', train, width=width, micro_batch=min(shape.batch, MICRO_BATCH))
+    losses, todo = [], configurations(settings, shape.batch)
     for first in range(0, len(todo), width):
         group = todo[first : first + width]
         for slot, configuration in enumerate(group):
@@ -417,10 +513,25 @@ def _row(name: str, kind: str, side: str, repeat: int, seconds: float, **more) -
     return {'shape': name, 'kind': kind, 'side': side, 'repeat': repeat, 'seconds': seconds, **more}
 
 
-def summary(frame) -> str:
-    """Return medians and the ratio metaft / PEFT with its range over repeats, in Markdown."""
+def summary(frame, left_out: Sequence[str] = ()) -> str:
+    """Return medians and the ratio metaft / PEFT with its range over repeats, in Markdown.
+
+    Args:
+      frame: rows of `time_runs` and `time_sweeps`; may be empty.
+      left_out: shapes that need an accelerator, where there is none.
+    """
     lines = ['| shape | what | metaft | PEFT | ratio [lowest, highest] |', '|---|---|---|---|---|']
-    frame = frame.assign(rate=frame['tokens'] / frame['seconds'])
+    if len(frame):
+        lines += measured(frame.assign(rate=frame['tokens'] / frame['seconds']))
+    for name in left_out:
+        kinds = [kind for kind in ('run', 'sweep') if getattr(SHAPES[name], kind)]
+        lines.append(f'| {name} | {", ".join(kinds)} | not measured: needs an accelerator | not measured | |')
+    return '\n'.join(lines) + '\n'
+
+
+def measured(frame) -> list[str]:
+    """Return the table's rows of what was measured."""
+    lines = []
     for (name, kind), ours in frame[frame['side'] == 'metaft'].groupby(['shape', 'kind'], sort=False):
         peers = frame[(frame['shape'] == name) & (frame['side'] == 'peft')]
         theirs = peers[peers['kind'] == kind.split()[0]].set_index('repeat')
@@ -428,13 +539,22 @@ def summary(frame) -> str:
         ratio = ours['rate'] / theirs['rate']
         unit = 'rate' if kind == 'run' else 'seconds'
         show = lambda part, unit=unit: (
-            f'{part["rate"].median():,.0f} tokens/s' if unit == 'rate' else f'{part["seconds"].median():.1f} s'
+            f'{part["rate"].median():,.0f} tokens/s{on_accelerator(part)}'
+            if unit == 'rate'
+            else f'{part["seconds"].median():.1f} s'
         )
         lines.append(
             f'| {name} | {kind} | {show(ours)} | {show(theirs)} | '
             f'{ratio.median():.2f} [{ratio.min():.2f}, {ratio.max():.2f}] |'
         )
-    return '\n'.join(lines) + '\n'
+    return lines
+
+
+def on_accelerator(part) -> str:
+    """Return what is told of an accelerator beside the speed: utilisation and peak memory; nothing on a CPU."""
+    if part['peak_bytes'].isna().all():
+        return ''
+    return f', {part["utilisation"].median():.0%} of peak FLOP/s, {part["peak_bytes"].max() / 2**30:.1f} GiB'
 
 
 if __name__ == '__main__':

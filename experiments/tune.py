@@ -235,21 +235,21 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
     console.say(f'{dataset.name}: {sizes} examples; base model {directory.name}')
 
+    described = workdir / 'meta_features.json'
+    known = store.read_task(described) if described.exists() else None
+    if known is not None and known.task != task.name:  # another default dtype, on another machine
+        raise WorkdirError(
+            f'{workdir} is a workdir of {known.task} and this is {task.name}: give --dtype as it was, or another '
+            '--workdir'
+        )
     start = time.perf_counter()
     zero_shot = executor.zero_shot()
     evaluation_compile_seconds = time.perf_counter() - start
-    if (
-        workdir / 'meta_features.json'
-    ).exists():  # the numbers of the session before, also those that are measured times
-        record, seconds = store.read_task(workdir / 'meta_features.json'), 0.0
-        if record.task != task.name:  # another default dtype, on another machine
-            raise WorkdirError(
-                f'{workdir} is a workdir of {record.task} and this is {task.name}: give --dtype as it was, or another '
-                '--workdir'
-            )
+    if known is not None:  # the numbers of the session before, also those that are measured times
+        record, seconds = known, 0.0
     else:
         record, seconds = task_record(settings, dataset, task, zero_shot[0])
-        store.write_task(workdir / 'meta_features.json', record)
+        store.write_task(described, record)
     console.meta_features(record.meta_features, seconds)
     coverage = surrogate.coverage(record.meta_features, [c.identity() for c in candidates])
     warnings += [f'Outside of what the surrogate has seen: {sentence}.' for sentence in coverage.sentences()]

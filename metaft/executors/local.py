@@ -220,27 +220,27 @@ class LocalExecutor:
         population.put(0, member, configuration, seed=0, total_steps=1)
 
     def _segment(self, population, jobs, grids, points, found, on_measurement, should_stop) -> bool:
-        """Train to the next grid points (None: not this run) and measure; False when asked to stop."""
+        """Train to the next grid point and measure those with one in `points`; False when asked to stop.
+
+        Runs that go further train along, so that all of them are in the batch as long as they have something to do.
+        """
         before = population.steps()
         start = self._clock()
-        targets = [None if p is None else g.steps_T[p] for p, g in zip(points, grids, strict=True)]
+        here = max(p for p in points if p is not None)
+        targets = [g.steps_T[min(here, job.grid_index)] for job, g in zip(jobs, grids, strict=True)]
         ended = population.advance(targets + [None] * (population.width - len(targets)), should_stop)
         if ended:
             trained = self._clock()
             scores = population.evaluate(self.task.validation)
             self.evaluation_seconds = self._clock() - trained
         seconds = self._clock() - start
-        examples = [
-            0 if p is None else (population.steps()[s] - before[s]) * jobs[s].configuration.batch_size
-            for s, p in enumerate(points)
-        ]
+        done = population.steps() - before
+        examples = [int(done[slot]) * job.configuration.batch_size for slot, job in enumerate(jobs)]
         shares = _shares(examples, [p is not None for p in points])
         for slot, (job, point) in enumerate(zip(jobs, points, strict=True)):
-            if point is None:
-                continue
             run = self._runs[job.run_id]
             run.seconds += seconds * shares[slot]
-            if ended:
+            if ended and point is not None:
                 measurement = self._measure(population, slot, job, grids[slot], point, scores[slot], run)
                 found.append(measurement)
                 if on_measurement is not None:

@@ -1,6 +1,7 @@
 """Live runs: measured on the grid, resumed bit-equal, diverged ones marked, exact match the same as by decoding."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 
 from metaft.errors import WorkdirError
 from metaft.executors.local import Job, LocalExecutor
+from metaft.finetune import memory
+from metaft.finetune.memory import estimate
 from metaft.finetune.search_space import Configuration
-from metaft.finetune.task import prepare
+from metaft.finetune.task import Task, prepare
 from metaft.phi3 import generate, load_pretrained
 from metaft.tasks import catalogue
 from metaft.tasks.prompts import encode_answers, encode_prompts
 from metaft.tasks.tokenizer import load_tokenizer, stop_ids
+from tests.finetune.tiny import tiny_model, tiny_rows
 
 BASE = Path(__file__).resolve().parents[2] / 'metaft' / 'assets' / 'phi3_tiny'
 FAST = Configuration(learning_rate=1e-2, batch_size=8, rank=8, dropout=0.1)
@@ -47,6 +51,45 @@ def test_run_is_measured_on_its_grid(executor):
     costs = [m.cost_seconds for m in found]
     assert costs == sorted(costs) and costs[0] > 0
     assert found[-1].cost_flops == pytest.approx(64 * found[0].cost_flops / found[0].budget_examples)
+
+
+def tiny_task():
+    rows = tiny_rows()
+    return Task('t', 'd', 'b', tiny_model(), None, train=rows, validation=rows, test=rows, max_examples=256)
+
+
+def test_runs_to_different_points_train_together_and_share_the_time(monkeypatch):
+    ticks = itertools.count()
+    one, other = (dataclasses.replace(FAST, learning_rate=rate, dropout=0.0) for rate in (1e-3, 1e-2))
+    jobs = [Job('a', one, 0, 12), Job('b', other, 1, 8)]  # 32 and 8 updates
+    together = LocalExecutor(tiny_task(), width=2, clock=lambda: float(next(ticks)))
+    together.warm_up(one)
+    population, computed = together._population(one), []
+    call = population._call
+    monkeypatch.setattr(
+        population, '_call', lambda rows, count_M: (computed.append(count_M.max()), call(rows, count_M))[1]
+    )
+    b, a = together.advance(jobs)
+    assert (a.run_id, a.budget_steps, b.run_id, b.budget_steps) == ('a', 32, 'b', 8)
+    assert sum(computed) == 32, 'the shorter run costs no further micro-batch'
+    # A segment takes three ticks: 8 updates of both, then 24 of the longer one.
+    assert (b.cost_seconds, a.cost_seconds) == (1.5, 1.5 + 3.0)
+    assert a.cost_flops == 4 * b.cost_flops and a.cost_tokens == pytest.approx(4 * b.cost_tokens, abs=2.5)  # rounded
+    alone = LocalExecutor(tiny_task(), width=2)
+    alone._populations, alone.compile_seconds = together._populations, together.compile_seconds
+    for job, measured in zip(jobs, (a, b), strict=True):
+        (found,) = alone.advance([job])
+        assert found.validation_loss == pytest.approx(measured.validation_loss, rel=1e-6)
+
+
+def test_full_tuning_trains_as_many_together_as_fit(monkeypatch):
+    task = tiny_task()
+    assert LocalExecutor(task, width=3).width_of('full') == 3
+    needed = lambda m: estimate(task.model, 'full', width=m, batch=8, length=16, max_answer=8)
+    monkeypatch.setattr(memory, 'available_bytes', lambda: (needed(2).total - needed(2).base) / memory.RESERVE)
+    assert LocalExecutor(task, width=3).width_of('full') == 2
+    monkeypatch.setattr(memory, 'available_bytes', lambda: (needed(1).total - needed(1).base) / memory.RESERVE)
+    assert LocalExecutor(task, width=3).width_of('full') == 1
 
 
 def test_zero_shot_is_the_plain_model(executor, task):

@@ -10,6 +10,7 @@ import pytest
 from experiments import generate
 from metaft.adapters import dora, lora, peft, prompt
 from metaft.phi3 import load_pretrained
+from metaft.phi3.quantized import is_quantized
 
 ROWS = [
     {'id': 'a', 'question': 'What colour does the harbour have?', 'answer': 'blue'},
@@ -64,6 +65,23 @@ def test_an_adapter_that_does_nothing_changes_nothing_and_one_that_does_somethin
     magnitudes = {path: member | {'magnitude': norms[path]['magnitude']} for path, member in strong.items()}
     peft.save_lora(tmp_path / 'adapter', magnitudes, **options)
     assert answers(run_experiment, questions, f'--adapter={tmp_path / "adapter"}') not in (plain, changed)
+
+
+def test_the_base_is_loaded_as_asked_for(run_experiment, questions, monkeypatch, base, tmp_path):
+    adapter = lora.init(base, jax.random.key(0), lora.rank_mask(4, 4))
+    options = {'rank': 4, 'alpha': 8.0, 'dropout': 0.1, 'targets': 'all', 'base_model': 'phi3_tiny'}
+    peft.save_lora(tmp_path / 'adapter', adapter, **options)
+    loaded = []
+
+    def load(*args, **options):
+        model = load_pretrained(*args, **options)
+        loaded.append((model.embed_tokens[...].dtype.name, is_quantized(model)))
+        return model
+
+    monkeypatch.setattr('metaft.phi3.load_pretrained', load)
+    for flags in ((), ('--dtype=bfloat16',), ('--quantize=int8', f'--adapter={tmp_path / "adapter"}')):
+        assert all(row['generated'] for row in answers(run_experiment, questions, *flags))
+    assert loaded == [('float32', False), ('bfloat16', False), ('float32', True)]
 
 
 def test_a_soft_prompt_is_put_in_front(run_experiment, questions, base, tmp_path):

@@ -174,3 +174,34 @@ def test_flags_are_read_without_importing_anything_heavy():
 
 def test_versions_name_what_numbers_depend_on():
     assert {'python', 'metaft', 'jax', 'numpy', 'scipy'} <= set(program.versions())
+
+
+COMPILES = """
+import dataclasses
+from experiments import program
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    pass
+
+def main(settings):
+    import jax, jax.numpy as jnp
+    events = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((64, 64))).block_until_ready()
+    print([events.count(f'/jax/compilation_cache/cache_{what}') > 0 for what in ('hits', 'misses')])
+
+program.run(main, Settings, [])
+"""
+
+
+def test_a_second_start_finds_the_programs_of_the_first(tmp_path):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith('JAX_')}
+    environment = kept | {'METAFT_CACHE': str(tmp_path), 'JAX_PLATFORMS': 'cpu'}
+    start = lambda: (
+        subprocess.run(
+            [sys.executable, '-c', COMPILES], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+    )
+    assert start() == '[False, True]\n' and any((tmp_path / 'jax').iterdir())
+    assert start() == '[True, False]\n'

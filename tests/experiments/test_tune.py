@@ -10,9 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pandas as pd
 import pytest
+from flax import nnx
 
 from metaft.adapters import peft
 from metaft.phi3 import load_pretrained
@@ -58,6 +60,7 @@ def test_everything_is_left_in_the_workdir(finished):
         )
     assert results['zero_shot']['configuration'] is None and results['zero_shot']['budget_steps'] == 0
     assert results['num_measurements'] == len((workdir / 'measurements.jsonl').read_text().splitlines())
+    assert results['dtype'] == 'float32' and json.loads((workdir / 'settings.json').read_text())['dtype'] is None
     assert results['num_runs_started'] >= 1 and results['seed'] == 0 and 'jax' in results['versions']
     assert results['spent_seconds'] <= max(1.1 * 20, 30)
     for name in ('settings.json', 'ranking.csv', 'learning_curves.png', 'report.html', 'adapter/adapter_config.json'):
@@ -196,6 +199,7 @@ BAD = [
     (('--mesh=expert:2',), 'axes data, fsdp, tensor'),
     (('--mesh=fsdp:99',), 'needs 99 devices'),
     (('--quantize=int4',), 'int8'),
+    (('--dtype=float16',), 'bfloat16'),
     (('--quantize=int8', '--methods=full'), 'full tuning trains every weight'),
 ]
 
@@ -218,13 +222,42 @@ def test_a_machine_without_memory_is_told_at_the_start(files, tmp_path, run_expe
         assert stopped.value.code == 2 and words in error and 'are free' in error, error
 
 
+def test_the_base_is_loaded_in_the_dtype_asked_for_and_a_workdir_keeps_to_it(files, tmp_path, monkeypatch):
+    from experiments import program, tune
+    from metaft.errors import WorkdirError
+    from metaft.report.terminal import Terminal
+
+    _, *arguments = flags(files, tmp_path / 'job')
+    prepare = lambda *more: tune.prepare(program.read_flags(tune.Settings, [*arguments, *more]), Terminal())
+    half = prepare('--dtype=bfloat16')
+    task = half.executor.task
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(nnx.state(task.model))} == {'bfloat16'}
+    assert json.loads((tmp_path / 'job' / 'settings.json').read_text())['dtype'] == 'bfloat16'
+    assert half.record.task.endswith('@phi3_tiny-bfloat16')
+    with pytest.raises(WorkdirError, match=r"its dtype is 'bfloat16'"):
+        prepare()
+    whole = prepare(f'--workdir={tmp_path / "whole"}')
+    losses = half.zero_shot[0].loss, whole.zero_shot[0].loss
+    assert losses[0] == pytest.approx(losses[1], rel=0.01) and losses[0] != losses[1]
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')  # the same flags where there is an accelerator
+    with pytest.raises(WorkdirError, match='give --dtype as it was'):
+        prepare(f'--workdir={tmp_path / "whole"}', '--width=1')
+
+
 @pytest.mark.slow
 def test_on_a_mesh_over_an_eight_bit_base_with_tensorboard(files, tmp_path, run_experiment):
-    more = ('--mesh=data:2,fsdp:2', '--quantize=int8', '--remat=dots', '--tensorboard', '--budget_seconds=40')
+    more = (
+        '--mesh=data:2,fsdp:2',
+        '--quantize=int8',
+        '--dtype=bfloat16',
+        '--remat=dots',
+        '--tensorboard',
+        '--budget_seconds=40',
+    )
     run_experiment(*flags(files, tmp_path / 'job', *more))
     results = json.loads((tmp_path / 'job' / 'results.json').read_text())
     assert results['incumbent']['validation_loss'] < results['zero_shot']['validation_loss']
-    assert results['task'].endswith('@phi3_tiny-int8')
+    assert results['task'].endswith('@phi3_tiny-bfloat16-int8') and results['dtype'] == 'bfloat16'
     runs = {
         line['run_id'] for line in map(json.loads, (tmp_path / 'job' / 'measurements.jsonl').read_text().splitlines())
     }

@@ -13,13 +13,15 @@ import pytest
 from flax import nnx
 
 from metaft.errors import InputError
+from metaft.finetune.methods import variant
 from metaft.finetune.population import Population
 from metaft.phi3.sharding import make_mesh, shard, spec
-from tests.finetune.test_population import FULL, LORA, PROMPT
+from tests.finetune.test_population import DORA, FULL, LORA, PROMPT
 from tests.finetune.tiny import tiny_model, tiny_rows
 
 ROOT = Path(__file__).parents[2]
-METHODS = pytest.mark.parametrize('configurations', [LORA[:2], FULL, PROMPT], ids=['lora', 'full', 'prompt'])
+ALL = (LORA[:2], DORA, FULL, PROMPT)
+METHODS = pytest.mark.parametrize('configurations', ALL, ids=['lora', 'dora', 'full', 'prompt'])
 STEPS = [2, 1]  # the second member accumulates two micro-batches an update
 
 
@@ -29,7 +31,7 @@ def stepped(configurations, mesh=None):
     if mesh is not None:
         graphdef, params = nnx.split(model)
         model = nnx.merge(graphdef, shard(params, mesh))
-    population = Population(model, configurations[0].method, tiny_rows(), width=2, mesh=mesh)
+    population = Population(model, variant(configurations[0]), tiny_rows(), width=2, mesh=mesh)
     for slot, configuration in enumerate(configurations):
         population.put(slot, population.new_member(configuration, slot), configuration, seed=slot, total_steps=30)
     population.advance(STEPS)
@@ -79,10 +81,10 @@ import jax
 jax.distributed.initialize(coordinator_address=sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import numpy as np
 from metaft.phi3.sharding import make_mesh
-from tests.finetune.test_mesh import LORA, FULL, stepped
+from tests.finetune.test_mesh import ALL, stepped
 assert len(jax.devices()) == 4 and len(jax.local_devices()) == 2
 found = []
-for configurations in (LORA[:2], FULL):
+for configurations in ALL:
     population, scores = stepped(configurations, make_mesh({'data': 2, 'fsdp': 2}))
     weights = [float(np.abs(x).sum()) for x in jax.tree.leaves(population.take(1).trainable)]
     found.append([scores[0].loss, scores[1].loss, *weights])
@@ -105,7 +107,7 @@ def test_two_processes_take_the_step_of_one():
     assert [process.returncode for process in both] == [0, 0], answers[0][1][-2000:] + answers[1][1][-2000:]
     found = [json.loads(out.splitlines()[-1]) for out, _ in answers]
     assert found[0] == found[1]
-    for numbers, configurations in zip(found[0], (LORA[:2], FULL), strict=True):
+    for numbers, configurations in zip(found[0], ALL, strict=True):
         population, scores = stepped(configurations)
         weights = [float(np.abs(x).sum()) for x in jax.tree.leaves(population.take(1).trainable)]
         np.testing.assert_allclose(numbers, [scores[0].loss, scores[1].loss, *weights], rtol=1e-5)

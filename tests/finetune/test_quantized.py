@@ -1,4 +1,4 @@
-"""Adapters over a base in 8 bits: what is trained is float32, and the loss is that of the plain base's run."""
+"""Adapters over a base in 8 bits: what is trained is float32, and the loss is that of the bfloat16 base's run."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_a_finetuning_run_over_int8_comes_within_two_percent():
     losses = {}
     dataset = catalogue.make(catalogue.DEMONSTRATION)
     for kind in (None, 'int8'):
-        model = load_pretrained(BASE, quantize=kind)
+        model = load_pretrained(BASE, 'bfloat16', quantize=kind)
         task = prepare(dataset, model, load_tokenizer(BASE), base_model='phi3_tiny')
         configuration = Configuration(learning_rate=3e-3, batch_size=8, rank=8, dropout=0.0)
         population = Population(model, 'lora', task.train)

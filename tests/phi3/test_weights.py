@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from metaft.errors import ModelError
 from metaft.phi3 import Phi3, load_config, load_pretrained, save_pretrained, streaming
+from metaft.phi3.casting import base_dtype
 from metaft.phi3.quantized import QuantizedLinear, is_quantized, quantize
 from metaft.phi3.sharding import make_mesh
 from tests.phi3 import cases
@@ -106,6 +107,12 @@ def test_half_precision_files_load_in_the_asked_for_dtype(saved, stored):
     key = 'layers.0.mlp.gate_up_proj.kernel'
     assert leaves(whole)[key].dtype == np.float32 and leaves(half)[key].dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(leaves(whole)[key].T, load_file(saved / FILE)[_hf(key)].astype(np.float32))
+
+
+def test_a_base_is_in_half_precision_where_there_is_an_accelerator(monkeypatch):
+    assert base_dtype(None) == jnp.float32 and base_dtype('bfloat16') == jnp.bfloat16
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert base_dtype(None) == jnp.bfloat16 and base_dtype('float32') == jnp.float32
 
 
 def _hf(key):
