@@ -84,6 +84,13 @@ def test_ranking_is_of_all_candidates_with_uncertainty(finished):
         assert float(row['predicted_seconds']) > 0
 
 
+def test_the_portfolio_is_of_different_candidates_whose_best_gets_better(finished):
+    workdir, printed = finished
+    portfolio = pd.read_csv(workdir / 'portfolio.csv')
+    assert len(portfolio) == 5 and portfolio['configuration_index'].is_unique and 'To run 5 of them' in printed
+    assert portfolio['expected_best'].is_monotonic_decreasing
+
+
 def test_adapter_gives_the_losses_that_are_reported(finished):
     workdir, _ = finished
     results, model = json.loads((workdir / 'results.json').read_text()), load_pretrained(BASE)
