@@ -174,6 +174,7 @@ def test_patience_ends_a_search_before_its_budget(files, tmp_path, run_experimen
     run_experiment(*flags(files, tmp_path / 'job', '--budget_money=9', '--price_per_hour=600', '--patience=5'))
     results = json.loads((tmp_path / 'job' / 'results.json').read_text())
     assert results['budget_seconds'] == 54.0 and results['spent_seconds'] < 40 and results['stopped_by'] == 'patience'
+    assert results['spent_money'] == pytest.approx(results['spent_seconds'] / 6)
     assert 'not worth its cost' in capsys.readouterr().out
 
 
