@@ -9,6 +9,8 @@ ROOT = Path(__file__).parent
 TEST_ONLY = {'pytest', 'pytest-timeout'}
 SYNTHESIZE_ONLY = {'beautifulsoup4', 'datasketch', 'markdown-it-py', 'openai', 'pypdf'}  # experiments.synthesize_qa
 RAY_ONLY = {'ray'}  # experiments.collect --executor=ray; 80 MB, so not among what every set-up installs
+OPTUNA_ONLY = {'optuna'}  # metaft.search.adapters.optuna
+RAY_TUNE_ONLY = {'ray[tune]'}  # metaft.search.adapters.ray_tune
 TENSORBOARD_ONLY = {'tensorboardX'}  # tune --tensorboard
 REQUIREMENTS = [
     line.strip() for line in (ROOT / 'requirements.in').read_text().splitlines() if line.strip() and line[0] != '#'
@@ -26,6 +28,8 @@ setup(
         'test': sorted(TEST_ONLY | TENSORBOARD_ONLY),
         'synthesize': sorted(SYNTHESIZE_ONLY),
         'ray': sorted(RAY_ONLY),
+        'optuna': sorted(OPTUNA_ONLY),
+        'ray_tune': sorted(RAY_TUNE_ONLY),
         'tensorboard': sorted(TENSORBOARD_ONLY),
     },
 )

@@ -89,7 +89,7 @@ class Settings:
     patience: float = setting(
         0.0,
         'freeze_thaw stops where nothing is expected to improve the metric this fast; 0: it spends the budget',
-        unit='nats (or shares of exact matches) per unit of the budget',
+        unit='nats (or shares of exact matches) per second, FLOP or token of the budget',
     )
     width: int | None = setting(None, 'runs trained together; 1 on a CPU and 8 on an accelerator if empty')
     scaling_fit: Path | None = setting(None, 'workdir of scaling_fit: the report then says what more data would bring')
@@ -416,6 +416,7 @@ def finish(settings: Settings, problem: 'Problem', stopped_by: str, console: 'Te
         'spent_seconds': ledger.spent_seconds,
         'budget_seconds': budget if unit == 'seconds' else None,
         'budget': {'unit': unit, 'given': budget, 'spent': ledger.spent(unit)},
+        'spent_money': settings.price_per_hour and settings.price_per_hour * ledger.spent_seconds / 3600.0,
         'stopped_by': stopped_by,
         'metric': settings.metric,
         'num_runs_started': len({m.run_id for m in ledger.measurements}),

@@ -3,8 +3,12 @@
     observations    what one search has seen so far, dense; the interface of every searcher
     acquisition     expected improvement for the remaining budget, per cost
     freeze_thaw     the searcher that asks the surrogate
-    baselines       the searchers that do not: random, default, mean rank, portfolio, ASHA, oracle
+    baselines       the searchers that do not: random, default, mean rank, portfolio, transfer only, ASHA, oracle
+    units           any searcher under a budget in FLOPs or tokens
+    stopping        why a search is over
     ranking         all configurations from one prediction, as a table
+    portfolio       the k configurations whose best is best
+    advisor         what tuners of other libraries ask; adapters.optuna, adapters.ray_tune
     replay, regret  any searcher over a recorded table, and how far from the best it ends
     scores          how good predicted curves are, whoever predicts them
     peers           other people's methods behind the same interface, for experiments.compare

@@ -87,6 +87,13 @@ def test_ranking_is_of_all_candidates_with_uncertainty(finished):
         assert float(row['predicted_seconds']) > 0
 
 
+def test_the_portfolio_is_of_different_candidates_whose_best_gets_better(finished):
+    workdir, printed = finished
+    portfolio = pd.read_csv(workdir / 'portfolio.csv')
+    assert len(portfolio) == 5 and portfolio['configuration_index'].is_unique and 'To run 5 of them' in printed
+    assert portfolio['expected_best'].is_monotonic_decreasing
+
+
 def test_adapter_gives_the_losses_that_are_reported(finished):
     workdir, _ = finished
     results, model = json.loads((workdir / 'results.json').read_text()), load_pretrained(BASE)
@@ -170,6 +177,7 @@ def test_patience_ends_a_search_before_its_budget(files, tmp_path, run_experimen
     run_experiment(*flags(files, tmp_path / 'job', '--budget_money=9', '--price_per_hour=600', '--patience=5'))
     results = json.loads((tmp_path / 'job' / 'results.json').read_text())
     assert results['budget_seconds'] == 54.0 and results['spent_seconds'] < 40 and results['stopped_by'] == 'patience'
+    assert results['spent_money'] == pytest.approx(results['spent_seconds'] / 6)
     assert 'not worth its cost' in capsys.readouterr().out
 
 
