@@ -6,8 +6,8 @@ best score at its next fidelity, divided by its predicted relative cost, goes on
 (`quicktune`): the GP keeps conditioning on training tasks. Refit (`quicktune_refit`): at each decision some more AdamW
 steps on what was observed, filled up with training points, and conditioning on both.
 
-Deviations: 1,024 conditioning points (it: 4,096) and thirty steps a refit from the meta-trained parameters (it: up to
-fifty epochs from the last ones), both for speed; costs by the kernel mean over training tasks, not a second network.
+Deviations: 512 conditioning points (it: 4,096) and five steps a refit (it: up to fifty epochs, stopped early on the
+points it fits), both for speed; costs by the kernel mean over training tasks, not by a second network.
 """
 
 import dataclasses
@@ -22,8 +22,10 @@ from metaft.search.peers.gaussian import expected_improvement
 from metaft.surrogate.encoding import Encoding
 
 _STEPS = 1500  # of meta-training
-_BATCH = 256
-_REFIT_STEPS = 30  # at each decision, from what the training tasks taught: a searcher holds no state
+_BATCH = 128
+_KNOWN = (512,)  # training points that the GP conditions on
+_REFIT_STEPS = 5  # at each decision
+_REFIT_BATCH = 64
 _NUM_FIRST = 3  # runs begun at random
 _BANDWIDTH = 0.5  # of encoded configurations, for the cost
 
@@ -35,7 +37,7 @@ class Learned:
     Attributes:
       encoding: of configurations and meta-features.
       model: the deep-kernel GP.
-      known: training points that it conditions on, 1,024 of them.
+      known: training points that it conditions on.
       config_NE: encoded configurations of all training runs.
       log_cost_N: of their full runs, less their task's median.
     """
@@ -64,7 +66,7 @@ def learn(tables: Sequence[TaskTable], encoding: Encoding, seed: int) -> Learned
     log_cost_N = np.concatenate([cost_C - np.nanmedian(cost_C) for cost_C in whole])
     config_NE = np.concatenate([encoding.configurations(table.configurations) for table in tables])
     has_cost_N = np.isfinite(log_cost_N)
-    known = deep_kernel.padded(points, seed=seed)
+    known = deep_kernel.padded(points, _KNOWN, seed)
     return Learned(encoding, model, known, config_NE[has_cost_N], log_cost_N[has_cost_N])
 
 
@@ -81,15 +83,16 @@ def scores(table: TaskTable, values_CT: np.ndarray) -> np.ndarray:
     return np.array([[np.nan if np.isnan(v) else 1.0 - unit(v) for v in row] for row in values_CT])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class QuickTune:
-    """The searcher; with `refit` it learns from the task too."""
+    """The searcher; with `refit` it learns from the task too, and keeps what it learned."""
 
     learned: Learned
     table: TaskTable  # its rows, not their values
     order: tuple[int, ...]  # in which the first runs begin
     refit: bool
     seed: int
+    refitted: deep_kernel.DeepKernel | None = None
 
     def suggest(self, observations: Observations, remaining_seconds: float, width: int = 1) -> list[Suggestion]:
         """Returns the next grid point of the `width` best runs."""
@@ -115,5 +118,6 @@ class QuickTune:
             num = len(known.score_N)
             both = deep_kernel.joined(mine, known)
             known = deep_kernel.Points(*(part[:num] for part in both))
-            model = model.fit(known, _REFIT_STEPS, _BATCH, self.seed)
+            model = self.refitted or model
+            model = self.refitted = model.fit(known, _REFIT_STEPS, _REFIT_BATCH, len(mine.score_N))
         return model.predict(known, x_CE, np.nan_to_num(score_CT))
