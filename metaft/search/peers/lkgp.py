@@ -1,7 +1,10 @@
 """The latent Kronecker GP of BoTorch: one exact GP over (configuration, log budget), by its own fit and samples.
 
 Prediction only: a fit takes seconds to minutes, and is not stable on few points, so a search with it is out of reach.
-Inputs are scaled to [0, 1]; values are those of the surrogate's space. Lin et al. 2024, arXiv 2410.09239.
+Inputs are scaled to [0, 1]; values are those of the surrogate's space. Where its fit ends in a covariance that is not
+positive definite, as happens on few points, the prediction is mean and spread of what was observed.
+
+Reference: Lin et al. 2024, arXiv 2410.09239.
 """
 
 import warnings
@@ -33,7 +36,8 @@ def predict(table: TaskTable, encoding: Encoding, seed: int, values_CT: np.ndarr
     mean, sd = float(np.nanmean(y_CT)), float(np.nanstd(y_CT)) + 1e-6
     x_CE = encoding.configurations(table.configurations)
     log_T = np.log(table.fractions_T / table.fractions_T[0])
-    mean_CT, sd_CT = _posterior(x_CE, log_T / log_T[-1], (y_CT - mean) / sd, seen_C, seed)
+    varies_E = np.ptp(x_CE, axis=0) > 0
+    mean_CT, sd_CT = _posterior(x_CE[:, varies_E], log_T / log_T[-1], (y_CT - mean) / sd, seen_C, seed)
     return transformed(table, mean + sd * mean_CT, sd * sd_CT, values_CT, costs_CT)
 
 
@@ -48,6 +52,7 @@ def _posterior(
     torch.manual_seed(seed)
     tensor = lambda array: torch.tensor(np.asarray(array), dtype=torch.float64)
     x_CE = 0.5 + 0.5 * x_CE.astype(np.float64)
+    errors = packages.load('linear_operator.utils.errors')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of its solvers' tolerances
         model = models.LatentKroneckerGP(
@@ -55,8 +60,12 @@ def _posterior(
         )
         mll = mlls.ExactMarginalLogLikelihood(model.likelihood, model)
         with model.use_iterative_methods():
-            fit.fit_gpytorch_mll(mll)
-            posterior = model.posterior(tensor(x_CE), tensor(time_T[:, None]))
-            sample_SCT = posterior.rsample(torch.Size([_SAMPLES])).detach().numpy().reshape(_SAMPLES, *y_CT.shape)
+            try:
+                fit.fit_gpytorch_mll(mll)
+                posterior = model.posterior(tensor(x_CE), tensor(time_T[:, None]))
+                sample = posterior.rsample(torch.Size([_SAMPLES])).detach().numpy()
+            except errors.NotPSDError:  # its fit ran off: the prior is all there is
+                return np.zeros(y_CT.shape), np.ones(y_CT.shape)
+            sample_SCT = sample.reshape(_SAMPLES, *y_CT.shape)
         noise = float(model.likelihood.noise.detach().mean())
     return sample_SCT.mean(axis=0), np.sqrt(sample_SCT.var(axis=0) + noise)

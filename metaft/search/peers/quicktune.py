@@ -11,6 +11,7 @@ points it fits), both for speed; costs by the kernel mean over training tasks, n
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -106,13 +107,21 @@ class QuickTune:
         best_T = np.maximum.accumulate(np.max(np.nan_to_num(score_CT), axis=0))
         best_C = best_T[np.minimum(last_C + 1, num_T - 1)]
         gain_C = expected_improvement(-mean_C, sd_C, -best_C)
-        gain_C = gain_C / self.learned.costs(self.learned.encoding.configurations(self.table.configurations))
+        gain_C = gain_C / self._cost_C
         gain_C = np.where(last_C < num_T - 1, gain_C, -np.inf)
         best = np.argsort(-gain_C, kind='stable')[:width]
         return [Suggestion(int(c), int(last_C[c]) + 1) for c in best if gain_C[c] > -np.inf]
 
+    @functools.cached_property
+    def _cost_C(self) -> np.ndarray:
+        return self.learned.costs(self.learned.encoding.configurations(self.table.configurations))
+
+    @functools.cached_property
+    def _x_CE(self) -> np.ndarray:
+        return inputs(self.learned.encoding, self.table)
+
     def _predict(self, score_CT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x_CE, model, known = inputs(self.learned.encoding, self.table), self.learned.model, self.learned.known
+        x_CE, model, known = self._x_CE, self.learned.model, self.learned.known
         if self.refit:
             mine = deep_kernel.points_of(x_CE, score_CT)
             num = len(known.score_N)
