@@ -66,8 +66,13 @@ def finish(observations: Observations) -> list[Suggestion]:
 
 def unit(table: TaskTable) -> Callable[[float], float]:
     """Returns the map of a task's values to [0, 1] by what is known before the search: shares are there already."""
-    worst = _WORST * table.reference_value if table.metric == 'loss' else 1.0
-    return lambda value: float(np.clip(value / worst, 0.0, 1.0)) if np.isfinite(value) else 1.0
+    high = worst(table)
+    return lambda value: float(np.clip(value / high, 0.0, 1.0)) if np.isfinite(value) else 1.0
+
+
+def worst(table: TaskTable) -> float:
+    """Returns the value that counts as bad as diverged."""
+    return _WORST * table.reference_value if table.metric == 'loss' else 1.0
 
 
 def resources(fractions_T: np.ndarray) -> np.ndarray:

@@ -23,21 +23,24 @@ class ByImprovement:
 
     Attributes:
       predict: from observations to the prediction of all configurations.
-      first: rows that are started before the model is asked.
+      order: of all rows: the first ones are started before the model is asked, and of equals the earlier one goes on.
+      num_first: how many are started unasked.
     """
 
     predict: Callable[[Observations], Prediction]
-    first: tuple[int, ...] = ()
+    order: tuple[int, ...]
+    num_first: int = 0
 
     def suggest(self, observations: Observations, remaining_seconds: float, width: int = 1) -> list[Suggestion]:
         """Returns the next step of the `width` runs that promise most."""
         last_C = observations.last_grid_index_C
         num_T = len(observations.fractions_T)
         step = max(1, num_T // DECISIONS_A_RUN)
-        fresh = [c for c in self.first if last_C[c] < 0][:width]
+        fresh = [c for c in self.order[: self.num_first] if last_C[c] < 0][:width]
         if fresh:
             return [Suggestion(c, min(step, num_T) - 1) for c in fresh]
         gain_C = np.asarray(self.predict(observations).expected_improvement_CT(observations.best_value))[:, -1]
         gain_C = np.where(last_C < num_T - 1, np.nan_to_num(gain_C, nan=0.0), -np.inf)
-        best = np.argsort(-gain_C, kind='stable')[:width]
+        order = np.array(self.order)
+        best = order[np.argsort(-gain_C[order], kind='stable')[:width]]
         return [Suggestion(int(c), min(int(last_C[c]) + step, num_T - 1)) for c in best if gain_C[c] > -np.inf]

@@ -19,6 +19,10 @@ from metaft.metadataset.tables import TaskTable
 from metaft.search import baselines
 from metaft.search.freeze_thaw import FreezeThaw
 from metaft.search.observations import Observations, Searcher
+from metaft.search.peers import dre, quicktune
+from metaft.search.peers.covariance_gp import CovarianceGP
+from metaft.search.peers.dpl import DPL
+from metaft.search.peers.dyhpo import DyHPO
 from metaft.search.peers.improvement import ByImprovement
 from metaft.search.peers.last_value import LastValue
 from metaft.search.scores import CurvePrediction
@@ -84,6 +88,12 @@ class Method:
     plans: bool = False
 
 
+NOT_HAD = {
+    'ifbo': 'its package installs, but FT-PFN fetches its weights from a host that could not be reached when this was '
+    'written; lkgp stands in for it',
+}
+
+
 def installed() -> list[str]:
     """Returns the names of the methods whose packages are there."""
     return [name for name, method in METHODS.items() if not _missing(method)]
@@ -92,6 +102,8 @@ def installed() -> list[str]:
 def check(names: Sequence[str]) -> None:
     """Raises InputError where a name is unknown or its package is not installed."""
     for name in names:
+        if name in NOT_HAD:
+            raise InputError(f'method {name} is not here: {NOT_HAD[name]}')
         if name not in METHODS:
             raise InputError(f'method {name!r} is unknown; allowed are {", ".join(METHODS)}')
         if missing := _missing(METHODS[name]):
@@ -179,14 +191,47 @@ def _last_value_predict(problem: Problem, seed: int) -> Predict:
     return lambda values_CT, costs_CT: model.predict(problem.table, values_CT, costs_CT)
 
 
+def _covariance_gp_predict(problem: Problem, seed: int) -> Predict:
+    model = CovarianceGP.fit(problem.fold.train, problem.table.configurations)
+    return lambda values_CT, costs_CT: model.predict(problem.table, values_CT, costs_CT)
+
+
 def _by_improvement(predict: Callable[[Problem, int], Predict], num_first: int) -> Callable[[Problem, int], Searcher]:
     """Returns the searcher by expected improvement at the end, after `num_first` random runs were begun."""
 
     def make(problem: Problem, seed: int) -> Searcher:
-        first = baselines.random_search(problem.num_configurations, seed).order[:num_first]
-        return ByImprovement(following(predict(problem, seed)), first)
+        order = baselines.random_search(problem.num_configurations, seed).order
+        return ByImprovement(following(predict(problem, seed)), order, num_first)
 
     return make
+
+
+# ---------------------------------------------------------------- deep kernels
+
+
+def _quicktune(refit: bool) -> Callable[[Problem, int], Searcher]:
+    def make(problem: Problem, seed: int) -> Searcher:
+        fold = problem.fold
+        learned = fold.once('quicktune', lambda: quicktune.learn(fold.train, fit_encoding(fold.train), fold.seed))
+        order = baselines.random_search(problem.num_configurations, seed).order
+        return quicktune.QuickTune(learned, problem.table, order, refit, seed)
+
+    return make
+
+
+def _dyhpo(problem: Problem, seed: int) -> Searcher:
+    order = baselines.random_search(problem.num_configurations, seed).order
+    return DyHPO(_encoding(problem), problem.table, order, seed)
+
+
+def _dpl_predict(problem: Problem, seed: int) -> Predict:
+    return DPL(_encoding(problem), problem.table, seed).predict
+
+
+def _dre(problem: Problem, seed: int) -> Searcher:
+    fold = problem.fold
+    learned = fold.once('dre', lambda: dre.learn(fold.train, fit_encoding(fold.train), fold.seed))
+    return dre.DRE(learned, problem.table, seed)
 
 
 # ---------------------------------------------------------------- packages
@@ -195,6 +240,20 @@ def _by_improvement(predict: Callable[[Problem, int], Predict], num_first: int) 
 def _on_the_table(module: str) -> Callable[[Problem, int], Searcher]:
     """Returns the searcher of a peer that sees the target's rows alone; its module is imported when it is made."""
     return lambda problem, seed: importlib.import_module(f'metaft.search.peers.{module}').searcher(problem.table, seed)
+
+
+def _quicktune_shipped(problem: Problem, seed: int) -> Searcher:
+    from metaft.search.peers import quicktune_shipped
+
+    fold = problem.fold
+    learned = fold.once('quicktune_shipped', lambda: quicktune_shipped.learn(fold.train, fold.seed))
+    return quicktune_shipped.searcher(learned, problem.table, seed)
+
+
+def _lkgp_predict(problem: Problem, seed: int) -> Predict:
+    from metaft.search.peers import lkgp
+
+    return lambda values_CT, costs_CT: lkgp.predict(problem.table, _encoding(problem), seed, values_CT, costs_CT)
 
 
 METHODS: dict[str, Method] = {
@@ -207,6 +266,16 @@ METHODS: dict[str, Method] = {
     'tpe_hyperband': Method(_on_the_table('optuna_tpe'), packages=('optuna',)),
     'smac': Method(_on_the_table('smac_hyperband'), packages=('smac',), is_slow=True),
     'dehb': Method(_on_the_table('dehb_evolution'), packages=('dehb',)),
+    'quicktune_shipped': Method(_quicktune_shipped, packages=('qtt', 'torch', 'gpytorch'), transfers=True),
+    'quicktune': Method(_quicktune(refit=False), transfers=True),
+    'quicktune_refit': Method(_quicktune(refit=True), transfers=True, is_slow=True),
+    'dyhpo': Method(_dyhpo, is_slow=True),
+    'dpl': Method(_by_improvement(_dpl_predict, 1), _dpl_predict, is_slow=True),
+    'dre': Method(_dre, transfers=True, is_slow=True),
+    'lkgp': Method(None, _lkgp_predict, packages=('botorch', 'torch')),
+    'covariance_gp': Method(
+        _by_improvement(_covariance_gp_predict, 0), _covariance_gp_predict, transfers=True, is_random=False
+    ),
     'metaft_transfer': Method(_metaft_transfer, is_random=False),
     'metaft': Method(_metaft, _metaft_predict, is_random=False, plans=True),
     'oracle': Method(lambda problem, seed: baselines.oracle(problem.table), is_random=False),

@@ -1,0 +1,119 @@
+"""quicktunetool 0.0.4 as it is: its optimizer, performance and cost predictors, asked and told.
+
+Fitted on the training tasks, transfer only (its default, `refit=False`), cost-aware, its defaults otherwise. Its own
+defects stay: the encoder cuts the one-hot block, and it calls itself finished once each configuration was touched (we
+then go on with what is begun). Two things of its surroundings are put right so that it runs beside other packages: an
+argument that scikit-learn dropped (1.5 had it), and worker processes for batches that fit in memory.
+"""
+
+import dataclasses
+import functools
+import tempfile
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from metaft.metadataset.tables import TaskTable
+from metaft.search.observations import Observations, Searcher, Suggestion
+from metaft.search.peers import ask_tell, packages
+from metaft.search.peers.quicktune import scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """Its two predictors, fitted, and where they keep their files."""
+
+    performance: Any
+    cost: Any
+    directory: tempfile.TemporaryDirectory
+
+
+def learn(tables: Sequence[TaskTable], seed: int) -> Learned:
+    """Fits both predictors on all runs of all training tasks."""
+    predictors = _load()
+    directory = tempfile.TemporaryDirectory(prefix='metaft-quicktune-')
+    frame = pd.concat([_frame(table) for table in tables], ignore_index=True)
+    curves = np.concatenate([scores(table, table.values_CT) for table in tables])
+    costs = np.concatenate([table.costs_CT[:, -1:] for table in tables])
+    whole = ~np.isnan(costs[:, 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        performance = predictors.PerfPredictor(path=f'{directory.name}/performance', seed=seed, verbosity=0)
+        performance.fit(frame.copy(), curves)
+        cost = predictors.CostPredictor(path=f'{directory.name}/cost', seed=seed, verbosity=0)
+        cost.fit(frame[whole].copy(), costs[whole])
+    return Learned(performance, cost, directory)
+
+
+def searcher(learned: Learned, table: TaskTable, seed: int) -> Searcher:
+    """Returns the tool's optimizer over the rows of a table."""
+    _load()
+    quick = packages.load('qtt.optimizers.quick')
+    configspace = packages.load('ConfigSpace')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        optimizer = quick.QuickOptimizer(
+            configspace.ConfigurationSpace(),
+            len(table.fractions_T),
+            learned.performance,
+            learned.cost,
+            cost_aware=True,
+            path=f'{learned.directory.name}/optimizer-{seed}',
+            seed=seed,
+            verbosity=0,
+        )
+        order = np.random.default_rng(seed).permutation(len(table.configurations))
+        optimizer.setup_pandas(_frame(table).iloc[order].reset_index(drop=True))
+    return ask_tell.Driven(_QuickTune(optimizer, order), ask_tell.unit(table))
+
+
+@dataclasses.dataclass
+class _QuickTune:
+    optimizer: Any
+    order: np.ndarray  # rows as the tool numbers them: it begins with its first ones
+    asked: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def ask(self, observations: Observations) -> Suggestion | None:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            self.optimizer.ante()
+            asked = self.optimizer.ask()
+        if asked is None:
+            return None
+        self.asked = asked
+        return Suggestion(int(self.order[asked['config-id']]), int(asked['fidelity']) - 1)
+
+    def tell(self, suggestion: Suggestion, loss: float) -> None:
+        # A score of 1 would stop the configuration.
+        score = min(1.0 - loss, 1.0 - 1e-6)
+        self.optimizer.tell({**self.asked, 'score': score, 'cost': 1.0, 'status': True})
+
+
+def _frame(table: TaskTable) -> pd.DataFrame:
+    """Returns configurations and meta-features as its columns: numbers, or text for categories."""
+    frame = pd.DataFrame(table.configurations)
+    for name in frame:
+        present = frame[name].dropna()
+        if present.map(lambda v: isinstance(v, str | bool)).any():
+            frame[name] = frame[name].map(str).astype(object)
+        else:
+            frame[name] = frame[name].astype(float)
+    known = {f'task.{name}': float(value) for name, value in table.meta_features.items()}
+    return pd.concat([frame, pd.DataFrame([known] * len(frame))], axis=1)
+
+
+@functools.cache
+def _load() -> Any:
+    """Imports the predictors and puts their surroundings right."""
+    predictors = packages.load('qtt.predictors')
+    data: Any = packages.load('qtt.predictors.data')
+    performance: Any = packages.load('qtt.predictors.perf')
+    packages.quiet('qtt')
+    columns = data.ColumnTransformer
+    data.ColumnTransformer = lambda *args, force_int_remainder_cols=None, **kwargs: columns(*args, **kwargs)
+    loader = performance.DataLoader
+    performance.DataLoader = lambda *args, num_workers=0, **kwargs: loader(*args, num_workers=0, **kwargs)
+    return predictors
