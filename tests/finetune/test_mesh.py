@@ -93,6 +93,7 @@ print(json.dumps(found))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_two_processes_take_the_step_of_one():
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
