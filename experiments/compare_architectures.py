@@ -47,7 +47,14 @@ class Settings:
         train_surrogate.ASSETS / 'metadataset', 'directory with measurements.parquet and tasks.parquet'
     )
     variants: tuple[str, ...] = setting(
-        ('deep_set/anchored', 'deep_set/law', 'deep_set/free', 'attention/anchored', 'independent/anchored'),
+        (
+            'deep_set/anchored',
+            'deep_set/law',
+            'deep_set/law_alone',
+            'deep_set/free',
+            'attention/anchored',
+            'independent/anchored',
+        ),
         'networks with their heads',
     )
     studies: tuple[str, ...] = setting(STUDIES, 'what is left out', choices=STUDIES)

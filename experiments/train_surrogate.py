@@ -36,8 +36,10 @@ class Settings:
     metadataset: Path = setting(ASSETS / 'metadataset', 'directory with measurements.parquet and tasks.parquet')
     workdirs: tuple[Path, ...] = setting((), 'workdirs of past `tune` runs to learn from as well')
     heldout_datasets: tuple[str, ...] = setting((), 'datasets kept back and scored')
-    architecture: str = setting('deep_set', 'name of the network, see metaft/surrogate/architectures.py')
-    head: str = setting('anchored', 'curve of the network: anchored, law or free, see metaft/surrogate/heads.py')
+    architecture: str = setting(
+        'deep_set', 'network: deep_set, attention, independent or your own, see docs/extending.md'
+    )
+    head: str = setting('anchored', 'curve of the network: anchored, law, law_alone or free, see heads.py')
     steps: int = setting(3000, 'updates of each of the two trainings')
     num_members: int = setting(3, 'networks of the ensemble, and folds of datasets')
     num_points: tuple[int, ...] = setting((0, 10, 50, 200), 'observations of a held-out task at which it is scored')

@@ -5,7 +5,7 @@ encoding    configurations and meta-features -> numbers;  coverage: what of them
 curves      a learning curve so far -> features
 context     runs so far -> what the network reads
 architectures  the networks by name: deep_set, attention, independent
-network     what they share;  heads: anchored, law, free;  likelihood: their mixtures of Gaussians
+network     what they share;  heads: its curves, by name;  likelihood: their mixtures of Gaussians
 episodes    what it is trained on;  training: one ensemble;  ensemble: with folds and calibration
 surrogate   checkpoint and `predict`;  prediction: the answer
 evaluation  scores on tasks that were left out

@@ -64,7 +64,7 @@ def learn(
         encoding.num_task_features,
         name=settings.architecture,
         head=settings.head,
-        unread=encoding.size_places if settings.head == 'law' else (),
+        unread=encoding.size_places if settings.head in ('law', 'law_alone') else (),
     )
     collated = episodes.collate(tables, encoding, memory)
     weight_W = _weights(tables)

@@ -9,17 +9,19 @@ residual reads:
 
     anchored    y_n + a (1 - (t_n / t)^b)
     law         y_n + l(t) - l(n),   l(t) = log(E + A t^-gamma D^-beta X^-alpha) / 2
+    law_alone   the same, and nothing remembered: m(t) is 0
     free        y_n
 
 The law is a joint power law of the loss in steps, training examples D and model parameters X. D and X reach it as they
 are, logarithms less their median in training, and the rest of the network not at all; its residual reads functions of
 the budget that level off: what is beyond the budgets, data and models of training is the law's business. `free` leaves
-all to the residual.
+all to the residual. (m is flat beyond the budgets of training, as its curves are.)
 
 Reference: Zhang et al., arXiv 2402.17193, equation 1, with steps as a third factor.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,22 +43,24 @@ class CurveHead(nnx.Module):
 
     def __init__(self, a: Architecture, rngs: nnx.Rngs):
         check(a.head)
-        num_coefficients, self.curve = HEADS[a.head]
+        self.name = a.head
         self.num_components = a.num_components
-        self.law = linear(a.trunk_width, num_coefficients + 2, rngs=rngs)
+        self.law = linear(a.trunk_width, HEADS[a.head].num_coefficients + 1 + HEADS[a.head].remembers, rngs=rngs)
         self.from_trunk = linear(a.trunk_width, a.width, rngs=rngs)
         self.from_budget = linear(4, a.width, use_bias=False, rngs=rngs)
         self.out = linear(a.width, 3 * a.num_components + 2, rngs=rngs)
 
     def __call__(self, trunk_CD: jax.Array, query: Query, task: Task, log_budget_CT: jax.Array) -> Output:
-        *coefficients, rate_C, gain_C = self.law(trunk_CD).T
+        head, coefficients = HEADS[self.name], list(self.law(trunk_CD).T)
+        gain_C = coefficients.pop() if head.remembers else None
+        rate_C = coefficients.pop()
         has_C = query.has_curve_C
-        law_CT, budget_CTF = self.curve(coefficients, query, task, log_budget_CT)
-        # What such runs did elsewhere, from the last observation on.
-        known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
-        known_CT = curves.read(known_CU, log_budget_CT)
-        known_CT -= has_C[:, None] * curves.read(known_CU, query.last_log_budget_C[:, None])
-        law_CT += (1.0 + gain_C)[:, None] * known_CT
+        law_CT, budget_CTF = head.curve(coefficients, query, task, log_budget_CT)
+        if head.remembers:  # what such runs did elsewhere, from the last observation on
+            known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
+            known_CT = curves.read(known_CU, log_budget_CT)
+            known_CT -= has_C[:, None] * curves.read(known_CU, query.last_log_budget_C[:, None])
+            law_CT += (1.0 + gain_C)[:, None] * known_CT
 
         hidden_CTD = jax.nn.silu(self.from_trunk(trunk_CD)[:, None, :] + self.from_budget(budget_CTF))
         out_CTF = self.out(hidden_CTD)
@@ -140,7 +144,22 @@ def _free(
 
 
 _Curve = Callable[[Sequence[jax.Array], Query, Task, jax.Array], tuple[jax.Array, jax.Array]]
-HEADS: dict[str, tuple[int, _Curve]] = {'anchored': (3, _anchored), 'law': (5, _law), 'free': (1, _free)}
+
+
+class Head(NamedTuple):
+    """The shape of a head."""
+
+    num_coefficients: int  # of its curve, a query
+    curve: _Curve
+    remembers: bool = True  # what such runs did on other tasks is added to the curve
+
+
+HEADS = {
+    'anchored': Head(3, _anchored),
+    'law': Head(5, _law),
+    'law_alone': Head(5, _law, remembers=False),
+    'free': Head(1, _free),
+}
 
 
 def check(name: str) -> None:

@@ -16,7 +16,7 @@ SECONDS = 20.0  # of a full run
 def task(index: int, num_runs: int = 24) -> TaskTable:
     """Makes task `index`; its common half of configurations is shared with all other tasks."""
     best = np.random.default_rng(1000 + index).uniform(-4.0, -2.0)
-    configurations = [*_draw(0, num_runs // 2), *_draw(index + 1, num_runs - num_runs // 2)]
+    configurations = [*draw(0, num_runs // 2), *draw(index + 1, num_runs - num_runs // 2)]
     distance_C = np.array([np.log10(c['learning_rate']) - best for c in configurations])
     floor_C = 0.05 + 0.5 * distance_C**2 + np.array([0.1 * (c['method'] == 'lora') for c in configurations])
     values_CT = floor_C[:, None] + (START - floor_C[:, None]) / (1.0 + 20.0 * FRACTIONS_T[None, :])
@@ -37,7 +37,7 @@ def task(index: int, num_runs: int = 24) -> TaskTable:
     )
 
 
-def _draw(seed: int, num: int) -> list[dict]:
+def draw(seed: int, num: int) -> list[dict]:
     rng = np.random.default_rng(seed)
     methods = ['lora' if draw < 0.6 else 'full' for draw in rng.random(num)]
     return [
