@@ -266,7 +266,9 @@ METHODS: dict[str, Method] = {
     'tpe_hyperband': Method(_on_the_table('optuna_tpe'), packages=('optuna',)),
     'smac': Method(_on_the_table('smac_hyperband'), packages=('smac',), is_slow=True),
     'dehb': Method(_on_the_table('dehb_evolution'), packages=('dehb',)),
-    'quicktune_shipped': Method(_quicktune_shipped, packages=('qtt', 'torch', 'gpytorch'), transfers=True),
+    'quicktune_shipped': Method(
+        _quicktune_shipped, packages=('qtt', 'torch', 'gpytorch'), transfers=True, is_slow=True
+    ),
     'quicktune': Method(_quicktune(refit=False), transfers=True),
     'quicktune_refit': Method(_quicktune(refit=True), transfers=True, is_slow=True),
     'dyhpo': Method(_dyhpo, is_slow=True),

@@ -57,12 +57,12 @@ class Learned:
         return np.exp(log_C - log_C.max())
 
 
-def learn(tables: Sequence[TaskTable], encoding: Encoding, seed: int) -> Learned:
+def learn(tables: Sequence[TaskTable], encoding: Encoding, seed: int, steps: int = _STEPS) -> Learned:
     """Meta-trains on all points of all training tasks."""
     parts = [deep_kernel.points_of(inputs(encoding, table), scores(table, table.values_CT)) for table in tables]
     points = deep_kernel.joined(*parts)
     sizes = deep_kernel.Sizes(points.x_NE.shape[1], points.curve_NT.shape[1], convolution=False)
-    model = deep_kernel.DeepKernel.initialise(sizes, seed).fit(points, _STEPS, _BATCH, seed)
+    model = deep_kernel.DeepKernel.initialise(sizes, seed).fit(points, steps, _BATCH, seed)
     whole = [np.where(np.isnan(table.costs_CT[:, -1]), np.nan, np.log(table.costs_CT[:, -1])) for table in tables]
     log_cost_N = np.concatenate([cost_C - np.nanmedian(cost_C) for cost_C in whole])
     config_NE = np.concatenate([encoding.configurations(table.configurations) for table in tables])

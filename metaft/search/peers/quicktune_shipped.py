@@ -3,7 +3,9 @@
 Fitted on the training tasks, transfer only (its default, `refit=False`), cost-aware, its defaults otherwise. Its own
 defects stay: the encoder cuts the one-hot block, and it calls itself finished once each configuration was touched (we
 then go on with what is begun). Two things of its surroundings are put right so that it runs beside other packages: an
-argument that scikit-learn dropped (1.5 had it), and worker processes for batches that fit in memory.
+argument that scikit-learn dropped (1.5 had it), and worker processes for batches that fit in memory. Of larger
+meta-datasets it gets a random part of the runs, for each of its steps inverts a matrix of 2,048 points; of small ones
+its cost predictor gets the runs several times over, for it divides by zero on less than ten batches.
 """
 
 import dataclasses
@@ -20,6 +22,9 @@ from metaft.metadataset.tables import TaskTable
 from metaft.search.observations import Observations, Searcher, Suggestion
 from metaft.search.peers import ask_tell, packages
 from metaft.search.peers.quicktune import scores
+
+_MAX_POINTS = 16_384  # of training; eight of its batches, each an exact Gaussian process of 2,048
+_MIN_COSTS = 400  # runs: with fewer than ten batches its cost predictor divides by zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +43,16 @@ def learn(tables: Sequence[TaskTable], seed: int) -> Learned:
     frame = pd.concat([_frame(table) for table in tables], ignore_index=True)
     curves = np.concatenate([scores(table, table.values_CT) for table in tables])
     costs = np.concatenate([table.costs_CT[:, -1:] for table in tables])
+    chosen = np.random.default_rng(seed).permutation(len(frame))[: max(_MAX_POINTS // curves.shape[1], 1)]
+    frame, curves, costs = frame.iloc[chosen].reset_index(drop=True), curves[chosen], costs[chosen]
     whole = ~np.isnan(costs[:, 0])
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         performance = predictors.PerfPredictor(path=f'{directory.name}/performance', seed=seed, verbosity=0)
         performance.fit(frame.copy(), curves)
         cost = predictors.CostPredictor(path=f'{directory.name}/cost', seed=seed, verbosity=0)
-        cost.fit(frame[whole].copy(), costs[whole])
+        often = np.resize(np.flatnonzero(whole), max(whole.sum(), _MIN_COSTS))
+        cost.fit(frame.iloc[often].reset_index(drop=True), costs[often])
     return Learned(performance, cost, directory)
 
 

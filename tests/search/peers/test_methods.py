@@ -10,6 +10,7 @@ from metaft.search.replay import replay
 from tests.surrogate import family
 
 WITH_A_SURROGATE = ('metaft', 'metaft_transfer')
+TRAINS_A_NETWORK = ('quicktune', 'quicktune_refit', 'dyhpo', 'dpl', 'dre')  # on the way: tens of seconds
 
 
 def problem():
@@ -22,7 +23,7 @@ def problem():
 
 def plain(kind):
     return [
-        name
+        pytest.param(name, marks=pytest.mark.slow) if name in TRAINS_A_NETWORK and kind == 'searcher' else name
         for name, method in methods.METHODS.items()
         if not method.packages and name not in WITH_A_SURROGATE and getattr(method, kind) is not None
     ]
@@ -63,6 +64,8 @@ def test_the_oracle_begins_with_the_best():
 def test_names_and_packages_are_checked(monkeypatch):
     with pytest.raises(InputError, match="method 'smbc' is unknown; allowed are random"):
         methods.check(['random', 'smbc'])
+    with pytest.raises(InputError, match=r'ifbo is not here: .* weights'):
+        methods.check(['ifbo'])
     monkeypatch.setitem(methods.METHODS, 'far', methods.Method(packages=('no_such_package',)))
     with pytest.raises(InputError, match="method far needs the package 'no_such_package'"):
         methods.check(['far'])

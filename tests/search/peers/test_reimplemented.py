@@ -60,7 +60,7 @@ def test_quick_tune_tells_all_levels_of_a_category_apart():
         for c, configuration in enumerate(table.configurations):
             configuration['kind'] = f'level{c % 10}'
         tables.append(table)
-    learned = quicktune.learn(tables, fit_encoding(tables), seed=0)
+    learned = quicktune.learn(tables, fit_encoding(tables), seed=0, steps=20)
     asked = tables[0]
     one = dict(asked.configurations[0])
     asked = type(asked)(**{
@@ -72,6 +72,7 @@ def test_quick_tune_tells_all_levels_of_a_category_apart():
     assert len(np.unique(mean_C.round(5))) == 10
 
 
+@pytest.mark.slow
 def test_quick_tune_predicts_the_next_point_of_a_new_task(tables):
     learned = quicktune.learn(tables, fit_encoding(tables), seed=0)
     target = family.task(20, num_runs=24)
@@ -113,6 +114,7 @@ def test_the_list_loss_is_plackett_luce_with_position_weights():
     np.testing.assert_allclose(float(jax.jit(dre.list_loss)(*padded)), wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_deep_ranking_ensembles_order_a_new_task_by_a_few_runs(tables):
     target = family.task(30, num_runs=24)
     searcher = dre.DRE(dre.learn(tables, fit_encoding(tables), 0), target, 0)
