@@ -49,6 +49,7 @@ def _posterior(
     models = packages.load('botorch.models.latent_kronecker_gp')
     fit = packages.load('botorch.fit')
     mlls = packages.load('gpytorch.mlls')
+    torch.set_num_threads(1)  # its matrices are small: threads spend longer on each other
     torch.manual_seed(seed)
     tensor = lambda array: torch.tensor(np.asarray(array), dtype=torch.float64)
     x_CE = 0.5 + 0.5 * x_CE.astype(np.float64)

@@ -116,6 +116,7 @@ def _frame(table: TaskTable) -> pd.DataFrame:
 @functools.cache
 def _load() -> Any:
     """Imports the predictors and puts their surroundings right."""
+    packages.load('torch').set_num_threads(1)  # its matrices are small: threads spend longer on each other
     predictors = packages.load('qtt.predictors')
     data: Any = packages.load('qtt.predictors.data')
     performance: Any = packages.load('qtt.predictors.perf')
