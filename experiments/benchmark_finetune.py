@@ -62,7 +62,8 @@ class Shape:
 
 SHAPES = {
     'shipped': Shape(16, None),
-    '25m': Shape(8, 128),
+    '25m_8x128': Shape(8, 128, sweep=False),  # three quarters of an hour a repeat on two cores
+    '25m_8x64': Shape(8, 64),
     'mini_4x512': Shape(4, 512, accelerator=True, remat='dots', sweep=False),
     'mini_8x2048': Shape(8, 2048, accelerator=True, remat='dots', sweep=False),
     'mini_1x512': Shape(1, 512, accelerator=True, remat='dots', run=False),
@@ -156,7 +157,7 @@ def base_directory(settings: Settings, name: str) -> Path:
 
     directory = settings.workdir / f'base_{name.partition("_")[0]}'
     if not (directory / 'config.json').exists():
-        if name == '25m':
+        if name.startswith('25m'):
             config = Phi3Config(
                 vocab_size=8192, hidden_size=384, intermediate_size=1024, num_hidden_layers=10, num_attention_heads=6
             )

@@ -6,6 +6,7 @@ three frames they give twelve yes/no wordings in the same families.
 """
 
 import dataclasses
+import functools
 import itertools
 
 NUM_FAMILIES, FAMILY_SIZE = 3, 4
@@ -241,6 +242,7 @@ _SYLLABLES = 'bo da fe gu ha ji ka le mu ni po ra si to ve wu za lo mi ne ru te 
 _KNOWN, _STRANGERS = 320, 4000  # 13,824 names in all: pretraining facts, passing strangers, and the rest for tasks
 
 
+@functools.cache
 def names(part: str) -> tuple[str, ...]:
     """Returns the names of one part of the people: 'known' to the base, its 'strangers', or those of 'tasks'.
 
