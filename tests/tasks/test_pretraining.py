@@ -80,9 +80,10 @@ def test_sizes_are_sixteen_fold_apart_and_read_the_same():
     assert counts[0] == 216_512 and counts[-1] >= 16 * counts[0]
 
 
-def test_the_shipped_base_knows_and_reads():
+@pytest.mark.parametrize('name', ('phi3_tiny', 'phi3_0.9m'))
+def test_a_shipped_base_knows_and_reads(name):
     """The shipped files fit together: recall and reading at the level that its record states."""
-    directory = pretrain.SHIPPED
+    directory = pretrain.SHIPPED.parent / name
     record = json.loads((directory / 'pretraining.json').read_text())
     graph, params = nnx.split(phi3.load_pretrained(directory))
     found = pretrain.Evaluation(graph, tokenizer.load_tokenizer(directory), num=64)(params)
