@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from metaft.finetune.data import BUCKET, Rows
-from metaft.finetune.packing import prefixes
+from metaft.finetune.packing import prefixes, to_front
 
 _FRACTIONS = ((0.5,), (0.25,), (0.25, 0.5))  # of the rows' length; more buckets, more programs to compile
 
@@ -69,10 +69,7 @@ def bucketed_parts(
       (how many micro-batches of each member, int32 [M]; rows [S, M, B, ...] that begin with these).
     """
     for length, first_M, count_M in prefixes(_kinds(rows, index_SMB, left_M, lengths), lengths):
-        part = np.zeros_like(index_SMB)
-        for m, (first, count) in enumerate(zip(first_M, count_M)):
-            part[:count, m] = index_SMB[first : first + count, m]
-        yield count_M, cut(rows, length).take(part)
+        yield count_M, cut(rows, length).take(to_front(index_SMB, first_M, count_M))
 
 
 def sorted_parts(rows: Rows, batch: int, lengths: Sequence[int]) -> Iterator[Rows]:

@@ -160,14 +160,11 @@ def packed_parts(
     bins_MS = [[_bins(rows, index_SMB[s, m], shape) for s in range(left_M[m])] for m in range(width)]
     fits_MS = [[len(bins) <= shape.num_rows for bins in bins_S] for bins_S in bins_MS]
     for packed, first_M, count_M in prefixes(fits_MS, (True, False)):
-        here = [slice(first, first + count) for first, count in zip(first_M, count_M)]
         if packed:
+            here = [slice(first, first + count) for first, count in zip(first_M, count_M)]
             yield count_M, fill_batches(rows, [bins[at] for bins, at in zip(bins_MS, here)], shape, num)
         else:
-            part = np.zeros_like(index_SMB)
-            for m, at in enumerate(here):
-                part[: count_M[m], m] = index_SMB[at, m]
-            yield count_M, rows.take(part)
+            yield count_M, rows.take(to_front(index_SMB, first_M, count_M))
 
 
 def prefixes(
@@ -190,6 +187,14 @@ def prefixes(
             if count_M.any():
                 yield kind, done_M, count_M
                 done_M = done_M + count_M
+
+
+def to_front(index_SMB: np.ndarray, first_M: np.ndarray, count_M: np.ndarray) -> np.ndarray:
+    """Return each member's next `count_M` micro-batches from `first_M` on as its first ones, example 0 behind them."""
+    part_SMB = np.zeros_like(index_SMB)
+    for m, (first, count) in enumerate(zip(first_M, count_M)):
+        part_SMB[:count, m] = index_SMB[first : first + count, m]
+    return part_SMB
 
 
 def fill_batches(rows: Rows, bins_MS: list[list[list[list[int]]]], shape: Shape, num: int) -> PackedRows:

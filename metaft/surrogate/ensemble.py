@@ -146,7 +146,7 @@ def calibrate(members: Sequence[Surrogate], left_out: Sequence[Sequence[TaskTabl
 def _cells(member: Surrogate, table: TaskTable, num_points: int, seed: int):
     """Returns (factors, truth, log weights, means, standard deviations) of unseen cells, for value and log cost."""
     values_CT, costs_CT = evaluation.hide(table, num_points, seed)
-    prediction = evaluation.ask(member, table, values_CT, costs_CT)
+    prediction = evaluation.asking(member, table)(values_CT, costs_CT)
     is_target_CT = np.isnan(values_CT) & ~np.isnan(table.values_CT)
     is_own_CT = np.broadcast_to(~np.isnan(values_CT).all(axis=1, keepdims=True), values_CT.shape)
     log_runs_CT = np.full(values_CT.shape, np.log1p(is_own_CT[:, 0].sum()) / 4.0)

@@ -1,6 +1,6 @@
 """How good a surrogate's answers are on tasks it has not seen, by how much of the task was observed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -65,11 +65,15 @@ def hide(table: TaskTable, num_points: int, seed: int) -> tuple[np.ndarray, np.n
     return np.where(is_shown_CT, table.values_CT, np.nan), np.where(is_shown_CT, table.costs_CT, np.nan)
 
 
-def ask(surrogate: Surrogate, table: TaskTable, values_CT: np.ndarray, costs_CT: np.ndarray) -> Prediction:
-    """Predicts a table's runs from what is observed of them, remembering no other run of its dataset."""
-    return surrogate.predict(
+def asking(surrogate: Surrogate, table: TaskTable) -> Callable[[np.ndarray, np.ndarray], Prediction]:
+    """Returns the prediction of a table's runs as a function of their observed values and costs [C, T]; NaN: none.
+
+    The runs are encoded once, remembering no run of the table's dataset.
+    """
+    encoded_CE = surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table))
+    return lambda values_CT, costs_CT: surrogate.predict(
         table.meta_features,
-        surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table)),
+        encoded_CE,
         values_CT,
         costs_CT,
         metric=table.metric,
@@ -85,7 +89,7 @@ def _score(
 ) -> dict[str, float]:
     known = table if beyond is None else splits.until(table, beyond)
     values_CT, costs_CT = hide(known, num_points, seed)
-    prediction = ask(surrogate, table, values_CT, costs_CT)
+    prediction = asking(surrogate, table)(values_CT, costs_CT)
     is_target_CT = np.isnan(values_CT) & ~np.isnan(table.values_CT)
     if beyond is not None:
         is_target_CT &= np.isnan(known.values_CT)

@@ -12,7 +12,7 @@ from metaft.finetune.population import Population
 from metaft.phi3 import LongRope
 from tests.finetune.test_packing import long_tailed
 from tests.finetune.test_population import LORA, PROMPT, assert_equal
-from tests.finetune.tiny import tiny_model, tiny_rows
+from tests.finetune.tiny import tiny_population, tiny_rows
 from tests.phi3 import cases
 
 LENGTHS = (16, 24, 48)  # of long_tailed's rows, which have 8 or 40 tokens
@@ -64,13 +64,7 @@ def test_a_run_in_buckets_is_the_run_without(configurations, monkeypatch):
 
     def trained(lengths, stops=()):
         monkeypatch.setattr(population_module, 'bucket_lengths', lambda *_, **__: lengths)
-        population = Population(tiny_model(), configurations[0].method, long_tailed(), width=len(configurations))
-        for slot, configuration in enumerate(configurations):
-            population.put(slot, population.new_member(configuration, slot), configuration, seed=slot, total_steps=30)
-        population.compile(tiny_rows())
-        for steps in (*stops, 20):
-            population.advance([steps] * len(configurations))
-        return population
+        return tiny_population(long_tailed(), configurations, advances=(*stops, 20))
 
     plain, cut, stopped = trained((48,)), trained(LENGTHS), trained(LENGTHS, stops=(3, 11))
     assert traced == [48, *LENGTHS, *LENGTHS], 'one program a bucket'

@@ -12,7 +12,7 @@ from metaft.finetune.data import Rows
 from metaft.finetune.packing import PackedRows, batch_shape, first_fit, pack, pack_if_worth_it, packed_parts
 from metaft.finetune.population import Population
 from tests.finetune.test_population import FULL, LORA
-from tests.finetune.tiny import tiny_model, tiny_rows
+from tests.finetune.tiny import tiny_model, tiny_population, tiny_rows
 from tests.phi3 import cases
 
 LENGTH = 40  # tokens of a packed row: three to five of the tiny examples
@@ -109,12 +109,7 @@ def test_training_on_packed_batches_is_training_on_rows(configurations, monkeypa
 
     def trained(shape, stops=()):
         monkeypatch.setattr(population_module, 'batch_shape', lambda *_, **__: shape)
-        population = Population(tiny_model(), configurations[0].method, long_tailed(), width=len(configurations))
-        for slot, configuration in enumerate(configurations):
-            population.put(slot, population.new_member(configuration, slot), configuration, seed=slot, total_steps=30)
-        population.compile(tiny_rows())
-        for steps in (*stops, 20):
-            population.advance([steps] * len(configurations))
+        population = tiny_population(long_tailed(), configurations, advances=(*stops, 20))
         return jax.tree.leaves([population.take(slot).trainable for slot in range(len(configurations))])
 
     shape = batch_shape(long_tailed(), 8, gain=2.0, share=0.5)

@@ -1,9 +1,13 @@
 """A tiny model and tiny rows that the tests of finetuning share."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from flax import nnx
 
 from metaft.finetune.data import Rows
+from metaft.finetune.population import Population
+from metaft.finetune.search_space import Configuration
 from metaft.phi3 import Phi3, Phi3Config
 
 
@@ -33,3 +37,14 @@ def tiny_rows(num: int = 40, length: int = 16, seed: int = 0) -> Rows:
     end = start + answer
     tokens[np.arange(length)[None, :] >= end[:, None]] = 0
     return Rows(tokens, start, end, 8)
+
+
+def tiny_population(rows: Rows, configurations: Sequence[Configuration], advances: Sequence[int]) -> Population:
+    """Returns a population with one member a configuration, after calls of `advance` by so many steps."""
+    population = Population(tiny_model(), configurations[0].method, rows, width=len(configurations))
+    for slot, configuration in enumerate(configurations):
+        population.put(slot, population.new_member(configuration, slot), configuration, seed=slot, total_steps=30)
+    population.compile(tiny_rows())
+    for steps in advances:
+        population.advance([steps] * len(configurations))
+    return population

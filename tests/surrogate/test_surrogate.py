@@ -42,7 +42,7 @@ def observations(table):
 
 
 def test_predictions_at_observed_points_are_the_observations(surrogate, table, observations):
-    prediction = evaluation.ask(surrogate, table, *observations)
+    prediction = evaluation.asking(surrogate, table)(*observations)
     values_CT, costs_CT = observations
     is_seen_CT = ~np.isnan(values_CT)
     assert 0 < is_seen_CT.sum() < is_seen_CT.size
@@ -58,7 +58,7 @@ def test_predictions_at_observed_points_are_the_observations(surrogate, table, o
 
 
 def test_predictions_are_proper(surrogate, table, observations):
-    prediction = evaluation.ask(surrogate, table, *observations)
+    prediction = evaluation.asking(surrogate, table)(*observations)
     is_open_CT = np.isnan(prediction.observed_CT)
     low, middle, high = (prediction.quantile_CT(p)[is_open_CT] for p in (0.1, 0.5, 0.9))
     assert (low <= middle).all() and (middle <= high).all()
@@ -72,7 +72,7 @@ def test_predictions_are_proper(surrogate, table, observations):
 def test_the_order_of_configurations_does_not_matter(surrogate, table, observations):
     order = np.random.default_rng(0).permutation(len(table.configurations))
     values_CT, costs_CT = observations
-    wanted = evaluation.ask(surrogate, table, values_CT, costs_CT)
+    wanted = evaluation.asking(surrogate, table)(values_CT, costs_CT)
     found = surrogate.predict(
         table.meta_features,
         surrogate.encode(table.configurations, 'loss')[order],
@@ -119,7 +119,7 @@ def test_a_checkpoint_gives_the_surrogate_back(surrogate, table, observations, t
     again = Surrogate.load(tmp_path / 'surrogate')
     assert (again.encoding, again.calibration, again.provenance) == (
         surrogate.encoding, surrogate.calibration, surrogate.provenance)  # fmt: skip
-    wanted, found = (evaluation.ask(s, table, *observations) for s in (surrogate, again))
+    wanted, found = (evaluation.asking(s, table)(*observations) for s in (surrogate, again))
     np.testing.assert_array_equal(found.mean_CT, wanted.mean_CT)
     np.testing.assert_array_equal(found.cost_seconds_CT, wanted.cost_seconds_CT)
 
@@ -147,7 +147,7 @@ def test_a_checkpoint_of_format_2_predicts_as_it_did():
     surrogate = Surrogate.load(HERE / 'format_2')
     assert surrogate.architecture.name == 'deep_set'
     table = family.task(7, num_runs=6)
-    prediction = evaluation.ask(surrogate, table, *evaluation.hide(table, 12, seed=0))
+    prediction = evaluation.asking(surrogate, table)(*evaluation.hide(table, 12, seed=0))
     wanted = json.loads((HERE / 'format_2' / 'prediction.json').read_text())
     np.testing.assert_allclose(prediction.mean_CT, wanted['mean_CT'], rtol=1e-5)
     np.testing.assert_allclose(prediction.standard_deviation_CT, wanted['sd_CT'], rtol=1e-5)
@@ -159,7 +159,7 @@ def test_a_checkpoint_written_anew_predicts_bit_by_bit_the_same(directory, table
     surrogate = Surrogate.load(directory)
     surrogate.save(tmp_path)
     assert json.loads((tmp_path / 'surrogate.json').read_text())['architecture']['name'] == 'deep_set'
-    wanted, found = (evaluation.ask(s, table, *observations) for s in (surrogate, Surrogate.load(tmp_path)))
+    wanted, found = (evaluation.asking(s, table)(*observations) for s in (surrogate, Surrogate.load(tmp_path)))
     jax.tree.map(np.testing.assert_array_equal, found.mixture, wanted.mixture)
     np.testing.assert_array_equal(found.cost_seconds_CT, wanted.cost_seconds_CT)
 

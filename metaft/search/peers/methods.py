@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from metaft.errors import InputError
-from metaft.metadataset import splits
 from metaft.metadataset.published import benchmarks
 from metaft.metadataset.tables import TaskTable
 from metaft.search import baselines
@@ -26,6 +25,7 @@ from metaft.search.peers.dyhpo import DyHPO
 from metaft.search.peers.improvement import ByImprovement
 from metaft.search.peers.last_value import LastValue
 from metaft.search.scores import CurvePrediction
+from metaft.surrogate import evaluation
 from metaft.surrogate.encoding import Encoding
 from metaft.surrogate.ensemble import fit_encoding
 from metaft.surrogate.surrogate import Surrogate
@@ -126,19 +126,7 @@ def following(predict: Predict) -> Callable[[Observations], CurvePrediction]:
 
 
 def _metaft_predict(problem: Problem, seed: int) -> Predict:
-    surrogate, table = problem.fold.surrogate, problem.table
-    encoded_CE = surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table))
-    return lambda values_CT, costs_CT: surrogate.predict(
-        table.meta_features,
-        encoded_CE,
-        values_CT,
-        costs_CT,
-        metric=table.metric,
-        reference_value=table.reference_value,
-        reference_seconds=table.reference_seconds,
-        fractions_T=table.fractions_T,
-        max_examples=table.max_examples,
-    )
+    return evaluation.asking(problem.fold.surrogate, problem.table)
 
 
 def _metaft(problem: Problem, seed: int) -> Searcher:
@@ -147,8 +135,7 @@ def _metaft(problem: Problem, seed: int) -> Searcher:
 
 def _metaft_transfer(problem: Problem, seed: int) -> Searcher:
     nothing_CT = np.full(problem.table.values_CT.shape, np.nan)
-    final_C = np.asarray(_metaft_predict(problem, seed)(nothing_CT, nothing_CT).quantile_CT(0.5))[:, -1]
-    return baselines.InOrder(tuple(int(c) for c in np.argsort(final_C, kind='stable')))
+    return baselines.transfer(_metaft_predict(problem, seed)(nothing_CT, nothing_CT))
 
 
 # ---------------------------------------------------------------- without a model
