@@ -115,6 +115,7 @@ def by_relation(pairs: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     ratio = np.exp(np.abs(pairs['a'].map(size).astype(float) - pairs['b'].map(size).astype(float)))
     same_kind = pairs['a'].map(kind_of) == pairs['b'].map(kind_of)
     same_base = pairs['a'].map(facts['base_model']) == pairs['b'].map(facts['base_model'])
+    same_dataset = pairs['a'].map(facts['dataset']) == pairs['b'].map(facts['dataset'])
     relations = {
         'all pairs': np.ones(len(pairs), bool),
         'same kind': same_kind,
@@ -123,6 +124,7 @@ def by_relation(pairs: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
         'training sizes more than a factor of 16 apart': ratio > 16,
         'same base model': same_base,
         'different base models': ~same_base,
+        'same dataset, different base models': same_dataset & ~same_base,
     }
     rows = {}
     for name, chosen in relations.items():

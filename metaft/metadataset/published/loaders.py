@@ -20,17 +20,26 @@ class Kind(NamedTuple):
     metrics: tuple[str, ...]
     fractions_T: np.ndarray
     files: str
+    names: tuple[str, ...] = ()  # of the file in a folder, the first one that is there; () where the folder is read
 
 
 _GRID_T = budget.fractions()
 LOADERS = {
-    'lcbench': Kind(tabular.lcbench, ('loss', 'accuracy'), _GRID_T, 'lcbench.npz'),
-    'taskset': Kind(tabular.taskset, ('loss',), _GRID_T, 'taskset.npz'),
-    'opda': Kind(finetuning.opda, ('accuracy',), _GRID_T, 'deberta-base_mnli.jsonl or alexnet.jsonl'),
-    'nmtlc': Kind(finetuning.nmtlc, ('perplexity', 'bleu'), _GRID_T, 'nmtlc.json'),
+    'lcbench': Kind(tabular.lcbench, ('loss', 'accuracy'), _GRID_T, 'lcbench.npz', ('lcbench.npz', '*.npz')),
+    'taskset': Kind(tabular.taskset, ('loss',), _GRID_T, 'taskset.npz', ('taskset.npz', '*.npz')),
+    'opda': Kind(
+        finetuning.opda,
+        ('accuracy',),
+        _GRID_T,
+        'deberta-base_mnli.jsonl or alexnet.jsonl',
+        ('deberta-base_mnli.jsonl', '*.jsonl'),
+    ),
+    'nmtlc': Kind(finetuning.nmtlc, ('perplexity', 'bleu'), _GRID_T, 'nmtlc.json', ('nmtlc.json', '*.json')),
     'peft': Kind(finetuning.peft, ('accuracy',), _GRID_T, 'a folder with runs.csv and curves.csv'),
     'algoperf': Kind(algoperf.algoperf, ('target',), _GRID_T, 'a folder with runs.csv.gz and curves.csv.gz'),
-    'rectified': Kind(rectified.rectified, ('loss',), 2.0 ** np.arange(-13.0, 1.0), 'flan.csv or gigaword.csv'),
+    'rectified': Kind(
+        rectified.rectified, ('loss',), 2.0 ** np.arange(-13.0, 1.0), 'flan.csv or gigaword.csv', ('*.csv',)
+    ),
 }
 
 
@@ -41,7 +50,7 @@ def load(
 
     Args:
       kind: a name of LOADERS.
-      path: the file or folder that the kind reads.
+      path: the file or folder that the kind reads, or a folder with one such file.
       metric: one of the kind's; its first by default. Values are lower-is-better in the tables.
       fractions_T: the grid, ascending to 1; the kind's own by default (a full run's usual thirteen fractions, and the
         doublings of 'rectified').
@@ -55,7 +64,25 @@ def load(
     metric = metric or found.metrics[0]
     if metric not in found.metrics:
         raise DataError(f'{kind} has no metric {metric!r}; allowed are {", ".join(found.metrics)}')
-    path = Path(path)
+    place = locate(kind, Path(path))
+    return found.read(place, metric, found.fractions_T if fractions_T is None else np.asarray(fractions_T))
+
+
+def locate(kind: str, path: Path) -> Path:
+    """Returns what a kind reads: the one file of it in a folder, or the folder that a file of it lies in.
+
+    Raises:
+      DataError: there is none, or there are several.
+    """
+    files, names = LOADERS[kind].files, LOADERS[kind].names
     if not path.exists():
-        raise DataError(f'there is no {path}; {kind} reads {found.files}')
-    return found.read(path, metric, found.fractions_T if fractions_T is None else np.asarray(fractions_T))
+        raise DataError(f'there is no {path}; {kind} reads {files}')
+    if not names:
+        return path if path.is_dir() else path.parent
+    if not path.is_dir():
+        return path
+    found = next((sorted(path.glob(name)) for name in names if any(path.glob(name))), [])
+    if len(found) != 1:
+        told = ', '.join(file.name for file in found) or 'none'
+        raise DataError(f'{path} should hold one file that {kind} reads ({files}), found {told}; give the file')
+    return found[0]

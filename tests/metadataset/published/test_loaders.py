@@ -243,6 +243,20 @@ def test_a_broken_file_is_named(tmp_path, kind, make, told):
     assert str(tmp_path) in str(caught.value) or kind == 'lcbnch'
 
 
+def test_a_folder_stands_for_its_file_and_a_file_for_its_folder(tmp_path):
+    write_lcbench(tmp_path / 'other.npz')
+    assert loaders.locate('lcbench', tmp_path) == tmp_path / 'other.npz'
+    write_lcbench(tmp_path / 'more.npz')
+    with pytest.raises(DataError, match=r'should hold one file.*found more.npz, other.npz; give the file'):
+        loaders.locate('lcbench', tmp_path)
+    write_lcbench(tmp_path / 'lcbench.npz')
+    assert loaders.locate('lcbench', tmp_path) == tmp_path / 'lcbench.npz'
+    write_peft(tmp_path)
+    assert loaders.locate('peft', tmp_path / 'runs.csv') == loaders.locate('peft', tmp_path) == tmp_path
+    with pytest.raises(DataError, match=r'one file that nmtlc reads .nmtlc.json., found none'):
+        loaders.locate('nmtlc', tmp_path)
+
+
 def test_an_unknown_metric_is_named(tmp_path):
     with pytest.raises(DataError, match="no metric 'f1'; allowed are perplexity, bleu"):
         loaders.load('nmtlc', tmp_path, 'f1')
