@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
 import pandas as pd
@@ -23,6 +23,9 @@ Record = TypeVar('Record', Measurement, TaskRecord)
 
 # Integers and truth values keep their type beside missing entries; floats hold NaN.
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+
+
+OF_THE_BASE = ('log_num_parameters', 'log_pretraining_tokens')  # meta-features that all tasks of a base model share
 
 
 class Log(NamedTuple):
@@ -101,13 +104,23 @@ def read_records(path: str | os.PathLike, cls: type[Record]) -> list[Record]:
 
 
 def merge_tasks(records: Iterable[TaskRecord]) -> list[TaskRecord]:
-    """Returns one record a task, by name: the first one, with the meta-features that only later ones have."""
+    """Returns one record a task, by name: the first one, with the meta-features that only later ones have.
+
+    What is a fact of the base model (OF_THE_BASE) is taken from any task with the same one.
+    """
     merged: dict[str, TaskRecord] = {}
+    of_base: dict[str, dict[str, float | None]] = {}
     for record in records:
         first = merged.setdefault(record.task, record)
-        missing = {n: v for n, v in record.meta_features.items() if first.meta_features.get(n) is None}
-        merged[record.task] = dataclasses.replace(first, meta_features={**first.meta_features, **missing})
-    return [merged[name] for name in sorted(merged)]
+        merged[record.task] = _completed(first, record.meta_features)
+        facts = {n: v for n, v in record.meta_features.items() if n in OF_THE_BASE and v is not None}
+        of_base.setdefault(record.base_model, {}).update(facts)
+    return [_completed(merged[name], of_base[merged[name].base_model]) for name in sorted(merged)]
+
+
+def _completed(record: TaskRecord, more: Mapping[str, float | None]) -> TaskRecord:
+    missing = {n: v for n, v in more.items() if record.meta_features.get(n) is None}
+    return dataclasses.replace(record, meta_features={**record.meta_features, **missing})
 
 
 def _read_table(path: str | os.PathLike) -> pa.Table:

@@ -188,6 +188,18 @@ def test_a_task_recorded_twice_keeps_its_first_facts_and_gains_new_meta_features
     assert merged[1].reference_seconds == 0.1 and dict(merged[1].meta_features) == {'x': 1.0, 'y': 4.0, 'z': 5.0}
 
 
+def test_what_is_known_of_a_base_model_is_known_of_all_its_tasks():
+    tiny = records.TaskRecord(
+        task='t@tiny', dataset='t', base_model='tiny', max_examples=64, reference_loss=2.0, reference_exact_match=0.0,
+        reference_seconds=0.1, meta_features={'x': 1.0},
+    )  # fmt: skip
+    later = dataclasses.replace(tiny, task='s@tiny', meta_features={'x': 2.0, 'log_pretraining_tokens': 16.0})
+    large = dataclasses.replace(tiny, task='t@large', base_model='large')
+    found = {task.task: dict(task.meta_features) for task in store.merge_tasks([tiny, large, later])}
+    assert found['t@tiny'] == {'x': 1.0, 'log_pretraining_tokens': 16.0}
+    assert found['s@tiny'] == {'x': 2.0, 'log_pretraining_tokens': 16.0} and found['t@large'] == {'x': 1.0}
+
+
 def test_a_task_is_written_and_read(tmp_path):
     task = records.TaskRecord(
         task='t',
