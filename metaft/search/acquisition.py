@@ -19,7 +19,8 @@ ended with twenty runs begun and none finished.)
 While a begun run can be advanced, new ones are taken to come out up to `doubt` times worse than predicted: the best of
 many predictions is too good, and only a begun run has been brought down to what it is (the optimizer's curse of Smith
 and Winkler 2006). The doubt is full where finishing the best begun run takes half of what remains or more, and goes to
-none in proportion: with much time left, finding out costs little.
+none with the square of that share: with much time left, finding out costs little. (In proportion, replays of 40 tasks
+under 5 and 20 full runs ended half as far again from the best.)
 
 Everything is vectorised NumPy over [C, T]: a decision takes about a millisecond beside the surrogate's prediction.
 """
@@ -95,7 +96,7 @@ def evaluate(
     begun_CT = np.where(observations.started_C[:, None], median_CT, np.inf)
     has_begun = bool(np.isfinite(begun_CT).any())
     needed = min(1.0, 2.0 * float(ahead_CT.flat[np.argmin(begun_CT)]) / remaining_seconds) if has_begun else 0.0
-    doubt_C1 = np.where(observations.started_C, 1.0, 1.0 + (doubt - 1.0) * needed)[:, None]
+    doubt_C1 = np.where(observations.started_C, 1.0, 1.0 + (doubt - 1.0) * needed**2)[:, None]
     median_CT = doubt_C1 * median_CT
     plan, at = map(int, np.unravel_index(np.argmin(median_CT), median_CT.shape))
     threshold = min(observations.best_value, float(median_CT[plan, at]))

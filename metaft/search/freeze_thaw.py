@@ -71,13 +71,16 @@ class FreezeThaw:
             prediction = self.predict(believed)
             if believed is observations and self._is_out_of_patience(observations, prediction, remaining_seconds):
                 break
-            decision = self.evaluate(believed, prediction, remaining_seconds)
             taken = [s.configuration_index for s in suggestions]
-            score_C = decision.score_C.copy()
-            score_C[taken] = -np.inf
-            gain_C = np.where(np.isfinite(score_C), decision.gain_C, 0.0)
+            for doubt in (self.settings.doubt, 1.0):  # doubt says what comes first, not that nothing is worth a try
+                decision = self.evaluate(believed, prediction, remaining_seconds, doubt)
+                score_C = decision.score_C.copy()
+                score_C[taken] = -np.inf
+                gain_C = np.where(np.isfinite(score_C), decision.gain_C, 0.0)
+                is_hopeless = gain_C.max() <= self.settings.minimum_gain and not decision.improves
+                if not is_hopeless:
+                    break
             c = int(np.argmax(score_C))
-            is_hopeless = gain_C.max() <= self.settings.minimum_gain and not decision.improves
             if score_C[c] == -np.inf or is_hopeless:
                 break
             suggestions.append(Suggestion(c, int(decision.next_C[c])))
@@ -91,8 +94,10 @@ class FreezeThaw:
         patience = self.settings.patience
         return patience > 0 and acquisition.gain_per_second(observations, prediction, remaining_seconds) < patience
 
-    def evaluate(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> Acquisition:
-        """Returns the numbers behind a suggestion, one a configuration."""
+    def evaluate(
+        self, observations: Observations, prediction: Prediction, remaining_seconds: float, doubt: float | None = None
+    ) -> Acquisition:
+        """Returns the numbers behind a suggestion, one a configuration; `doubt` instead of that of the settings."""
         budget_seconds = remaining_seconds + float(observations.spent_seconds_C.sum())
         full_run_C = np.asarray(prediction.cost_seconds_CT, np.float64)[:, -1]
         step_C = np.minimum(
@@ -106,7 +111,7 @@ class FreezeThaw:
             minimum_step_seconds=np.maximum(
                 step_C, self.settings.minimum_step_visits * observations.measurement_seconds
             ),
-            doubt=self.settings.doubt,
+            doubt=self.settings.doubt if doubt is None else doubt,
         )
 
 

@@ -31,7 +31,7 @@ def test_the_gain_agrees_with_the_integral_over_the_posterior():
         decision = acquisition.evaluate(observations, prediction, 100.0, **{**POLICY, 'doubt': doubt})
         draws = np.random.default_rng(0).normal(size=(200_000, 1, 1)) * prediction.sd_CT + prediction.mean_CT
         needed = min(1.0, 2.0 * (16.0 - 2.0) / 100.0)  # to finish the run in hand, as a share of half of what remains
-        factor_C = np.array([1.0, 1.0 + (doubt - 1.0) * needed])
+        factor_C = np.array([1.0, 1.0 + (doubt - 1.0) * needed**2])
         medians_C = factor_C * [prediction.mean_CT[0, 2:].min(), prediction.mean_CT[1].min()]
         assert decision.plan == np.argmin(medians_C) and medians_C.min() < 2.0
         for c, last in ((0, 1), (1, -1)):
