@@ -198,7 +198,7 @@ def test_settings_are_checked():
 
 
 # Made by the search whose replays and live runs are in the README; remade only where its behaviour is meant to change.
-GOLDEN = [(6, 1), (6, 2), (6, 3), (6, 4), (5, 0), (5, 2), (5, 3), (5, 4), (3, 0), (4, 0), (2, 0)]
+GOLDEN = [(6, 1), (5, 0), (5, 2), (5, 3), (5, 4), (6, 2), (3, 0), (2, 0), (6, 3), (4, 0)]
 
 
 def test_with_default_settings_it_does_what_it_did():
