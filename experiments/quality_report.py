@@ -85,7 +85,7 @@ def default_key(runs: 'pd.DataFrame') -> str | None:
     from metaft.finetune.search_space import default_configuration
     from metaft.metadataset.quality import PREFIX
 
-    default = {PREFIX + name: value for name, value in default_configuration().to_dict().items()}
+    default = {PREFIX + name: value for name, value in default_configuration().identity().items()}
     chosen = runs
     for name in (name for name in runs if name.startswith(PREFIX)):
         value = default.get(name)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from metaft.finetune.search_space import LATER
 from metaft.metadataset import tables
 
 PREFIX = 'configuration.'
@@ -22,10 +23,13 @@ _LOG_SPAN = 30.0  # a positive hyperparameter that spans more than this factor c
 def final_runs(measurements: pd.DataFrame, tasks: pd.DataFrame) -> pd.DataFrame:
     """Returns a row a run that ended: its last measurement, `value` (+inf: diverged), `reference`, `key`, `learns`.
 
-    `key` names the configuration, whatever the seed.
+    `key` names the configuration, whatever the seed. A younger field that says what older records mean by leaving it
+    out is left out here too.
     """
     ended = measurements[measurements['status'] != 'running'].sort_values('budget_steps')
     runs = ended.drop_duplicates(['task', 'run_id'], keep='last').reset_index(drop=True)
+    younger = {PREFIX + name: value for name, value in LATER.items() if PREFIX + name in runs}
+    runs = runs.assign(**{name: runs[name].mask(runs[name] == value) for name, value in younger.items()})
     reference = tasks.set_index('task')['reference_loss']
     value = runs['validation_loss'].astype(float).where(runs['status'] == 'finished', np.inf).fillna(np.inf)
     columns = [name for name in runs if name.startswith(PREFIX)]

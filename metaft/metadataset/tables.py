@@ -12,7 +12,7 @@ import pandas as pd
 
 from metaft.errors import DataError
 from metaft.finetune import budget
-from metaft.finetune.search_space import CONDITIONAL, LATER
+from metaft.finetune.search_space import LATER
 from metaft.metadataset.records import Scalar
 
 METRICS = ('loss', 'exact_match')  # of our own measurements
@@ -132,13 +132,11 @@ def _value(row: Mapping, metric: str) -> float:
 
 
 def _said(configuration: dict) -> dict:
-    """Returns a configuration whose younger fields say what an older record means by leaving them out.
+    """Returns a configuration without the younger fields that say what an older record means by leaving them out.
 
-    Where no record of a table has such a field, its configurations have none either.
+    So an older and a younger record of the same configuration are one, as `Configuration.identity` says it.
     """
-    unsaid = {name: LATER[name] for name, value in configuration.items() if value is None and name in LATER}
-    holds = lambda parent, allowed: configuration.get(parent, LATER.get(parent)) in allowed
-    return configuration | {n: v for n, v in unsaid.items() if n not in CONDITIONAL or holds(*CONDITIONAL[n])}
+    return {n: v for n, v in configuration.items() if n not in LATER or v not in (None, LATER[n])}
 
 
 def _prefixed(row: Mapping, prefix: str, missing=None) -> dict:

@@ -74,7 +74,7 @@ class Problem:
 
     def predictor(self) -> Callable[[Observations], Prediction]:
         """Return the function from observations to the surrogate's prediction of all candidates."""
-        encoded = self.surrogate.encode([c.to_dict() for c in self.candidates], self.metric)
+        encoded = self.surrogate.encode([c.identity() for c in self.candidates], self.metric)
 
         def predict(observations: Observations) -> Prediction:
             return self.surrogate.predict(

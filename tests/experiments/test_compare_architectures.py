@@ -20,7 +20,7 @@ def metadataset(tmp_path_factory):
     shipped = train_surrogate.ASSETS / 'metadataset'
     for name in ('measurements', 'tasks'):
         frame = pd.read_parquet(shipped / f'{name}.parquet')
-        frame = frame[frame['dataset'].isin(DATASETS)]
+        frame = frame[frame['task'].isin([f'{name}@phi3_tiny' for name in DATASETS])]
         if name == 'measurements':
             frame = frame[frame.groupby('task')['run_id'].transform(lambda ids: pd.factorize(ids)[0]) < 10]
         larger = frame.assign(base_model='larger', task=frame['dataset'] + '@larger')

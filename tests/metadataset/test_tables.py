@@ -103,12 +103,12 @@ def test_no_dataset_is_on_both_sides_of_a_fold():
         splits.leave_out(found, ['d1x'])
 
 
-def test_younger_fields_of_older_records_say_what_they_meant():
-    old, later = run('a', 8, 2), {'optimizer': 'lion', 'dora': True, 'prompt_init': None}
-    new = [dataclasses.replace(m, configuration={**m.configuration, **later}) for m in run('b', 8, 2)]
-    (table,) = tables.task_tables(*frames(old + new, [task_record()]))
-    meant = {'optimizer': 'adamw', 'dora': False, 'prompt_init': None}
-    assert table.configurations[0] == {'method': 'lora', 'batch_size': 8, 'rank': 8} | meant
-    assert table.configurations[1]['optimizer'] == 'lion' and table.configurations[1]['dora'] is True
-    (table,) = tables.task_tables(*frames(old, [task_record()]))
-    assert 'optimizer' not in table.configurations[0]
+def test_younger_fields_are_there_only_where_they_say_something_new():
+    """An older record and a younger one of the same configuration are the same configuration."""
+    old, plain = run('a', 8, 2), {'optimizer': 'adamw', 'dora': False, 'prompt_init': None}
+    said = {**old[0].configuration, **plain}
+    same = [dataclasses.replace(m, configuration=said) for m in run('b', 8, 2)]
+    lion = [dataclasses.replace(m, configuration={**said, 'optimizer': 'lion'}) for m in run('c', 8, 2)]
+    (table,) = tables.task_tables(*frames(old + same + lion, [task_record()]))
+    assert table.configurations[0] == table.configurations[1] == {'method': 'lora', 'batch_size': 8, 'rank': 8}
+    assert table.configurations[2] == {'method': 'lora', 'batch_size': 8, 'rank': 8, 'optimizer': 'lion'}

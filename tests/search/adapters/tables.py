@@ -30,7 +30,8 @@ def task(dataset='recall_food_48'):
     """Returns the task's table of losses, and an advisor that has the shipped surrogate."""
     measurements = pd.read_parquet(ASSETS / 'metadataset' / 'measurements.parquet')
     tasks = pd.read_parquet(ASSETS / 'metadataset' / 'tasks.parquet')
-    (table,) = task_tables(measurements[measurements['dataset'] == dataset], tasks[tasks['dataset'] == dataset])
+    name = f'{dataset}@phi3_tiny'
+    (table,) = task_tables(measurements[measurements['task'] == name], tasks[tasks['task'] == name])
     record = TaskRecord(
         task=table.task,
         dataset=dataset,
