@@ -47,14 +47,18 @@ def finals(table):
     return np.array(values)[np.isfinite(values)]
 
 
-def test_trials_are_good_from_the_first_on_and_none_is_made_twice(task):
-    """The shipped surrogate has seen this task, so this tests the way there, not how well it predicts."""
-    table, advisor = task
-    study = optuna.create_study(sampler=sampler(advisor, candidates=tables.candidates(table)))
-    study.optimize(objective(table), n_trials=5, catch=(ValueError,))
-    assert study.trials[0].value <= np.quantile(finals(table), 1 / 3)
-    assert study.best_value <= np.quantile(finals(table), 0.1)  # five by chance are as good in four cases of ten
-    assert len({tuple(trial.params.values()) for trial in study.trials}) == 5
+def test_trials_are_good_from_the_first_on_and_none_is_made_twice():
+    """The shipped surrogate has seen these tasks, so this tests the way there, not how well it predicts."""
+    better_than_first, better_than_best = [], []
+    for dataset in ('composed_512', 'recall_age_512', 'rule_team_96', 'known_pair_64'):  # one of each kind
+        table, advisor = tables.task(dataset)
+        study = optuna.create_study(sampler=sampler(advisor, candidates=tables.candidates(table)))
+        study.optimize(objective(table), n_trials=5, catch=(ValueError,))
+        better_than_first.append(np.mean(finals(table) < study.trials[0].value))
+        better_than_best.append(np.mean(finals(table) < study.best_value))
+        assert len({tuple(trial.params.values()) for trial in study.trials}) == 5
+    assert np.mean(better_than_first) <= 1 / 3  # by chance 1/2
+    assert np.mean(better_than_best) <= 0.1  # by chance 1/6
 
 
 def test_suggestions_lie_in_the_search_space_and_their_seed_fixes_them(task):
