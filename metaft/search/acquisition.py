@@ -19,8 +19,7 @@ ended with twenty runs begun and none finished.)
 While a begun run can be advanced, new ones are taken to come out up to `doubt` times worse than predicted: the best of
 many predictions is too good, and only a begun run has been brought down to what it is (the optimizer's curse of Smith
 and Winkler 2006). The doubt is full where finishing the best begun run takes half of what remains or more, and goes to
-none with the square of that share: with much time left, finding out costs little. (In proportion, replays of 40 tasks
-under 5 and 20 full runs ended half as far again from the best.)
+none with the square of that share: with much time left, finding out costs little.
 
 Everything is vectorised NumPy over [C, T]: a decision takes about a millisecond beside the surrogate's prediction.
 """

@@ -21,9 +21,9 @@ class FreezeThawSettings:
     Cost exponent and steps by replay of collected tasks and by live runs of eight of them, with surrogates that had
     left them out: exponents of 0 to 0.3 and steps of 1 to 8 % are alike. The doubt was 5 while the surrogate knew half
     as many runs, by live runs under 2 full runs among 512 candidates. Now the best predicted median of a left-out task
-    is about what comes (on LCBench what comes is better by a fifth). By replay of 16 collected tasks under 1 to 20 full
-    runs doubts of 1 to 5 differ by less than their noise; on 6 tasks of LCBench none is far ahead: a normalised regret
-    of .15 / .03 / .02 at 50 / 100 / 200 epochs instead of .35 / .15 / .19 with 5.
+    is no better than what comes (on LCBench that is better by a fifth). In replays of collected tasks under 1 to 20
+    full runs doubts of 1 to 5 differ by less than their noise; on 6 tasks of LCBench none is far ahead: a normalised
+    regret of .15 / .03 / .02 at 50 / 100 / 200 epochs instead of .35 / .15 / .19 with 5 (docs/results.md).
     """
 
     cost_exponent: float = 0.2  # of the seconds of a step; 0 ignores the cost, 1 divides by it

@@ -20,13 +20,13 @@ def recorded():
 
 
 def test_the_shipped_runs_are_found_again():
-    """Those of the first two editions are named by their dataset, later ones by their task."""
-    by_task = 0
+    """Runs are named by their task; the oldest ones, all on the small base, by their dataset."""
     for name, task, configuration, seed in recorded():
-        named = collect.run_id(task, configuration, seed)
-        by_task += name == named
-        assert name in (named, collect.run_id(task.partition('@')[0], configuration, seed))
-    assert by_task == 656
+        dataset, _, base = task.partition('@')
+        names = {collect.run_id(task, configuration, seed)}
+        if base == 'phi3_tiny':
+            names.add(collect.run_id(dataset, configuration, seed))
+        assert name in names
 
 
 def test_what_is_new_is_another_run():

@@ -197,7 +197,7 @@ def test_settings_are_checked():
         FreezeThawSettings(reserve_share=1.5)
 
 
-# Made by the search whose replays and live runs are in the README; remade only where its behaviour is meant to change.
+# Remade only where the search's behaviour is meant to change; last when its doubt of new runs was dropped.
 GOLDEN = [(6, 1), (5, 0), (5, 2), (5, 3), (5, 4), (6, 2), (3, 0), (2, 0), (6, 3), (4, 0)]
 
 
