@@ -11,7 +11,8 @@ import numpy as np
 
 OCTAVES = 6.0  # log2 of the grid's span: brings log budgets to about [-1, 0]
 _AN_OCTAVE = 2
-_RESAMPLED_U = 2.0 ** np.linspace(-OCTAVES, 0.0, round(OCTAVES * _AN_OCTAVE) + 1)  # fractions of a full run: 1/64 ... 1
+LOG_BUDGETS = np.linspace(-OCTAVES, 0.0, round(OCTAVES * _AN_OCTAVE) + 1)  # log2 fractions of a full run: 1/64 ... 1
+_RESAMPLED_U = 2.0**LOG_BUDGETS
 NUM_RESAMPLED = len(_RESAMPLED_U)
 NUM_FEATURES = 2 * NUM_RESAMPLED + 8
 _LEVELS = slice(2 * NUM_RESAMPLED, 2 * NUM_RESAMPLED + 2)  # the features `y_C` and `best_C`
@@ -99,6 +100,12 @@ def read(resampled_CU: jax.Array, log_budget_CT: jax.Array) -> jax.Array:
     share_CT = place_CT - below_CT.astype(jnp.float32)
     low, high = (jnp.take_along_axis(resampled_CU, below_CT + i, axis=1) for i in (0, 1))
     return low + share_CT * (high - low)
+
+
+def shares(log_budget_O: jax.Array) -> jax.Array:
+    """Returns the weights with which `read` interpolates at log2 budgets, [O, U]."""
+    place_O = jnp.clip((log_budget_O + OCTAVES) * _AN_OCTAVE, 0.0, NUM_RESAMPLED - 1.0)
+    return jnp.maximum(1.0 - jnp.abs(place_O[:, None] - jnp.arange(NUM_RESAMPLED, dtype=jnp.float32)[None, :]), 0.0)
 
 
 def lengths(values_CT: np.ndarray) -> np.ndarray:

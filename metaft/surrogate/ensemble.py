@@ -15,10 +15,10 @@ from scipy.special import logsumexp
 
 from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
-from metaft.surrogate import episodes, evaluation, training, transforms
+from metaft.surrogate import episodes, evaluation, prior, process, training, transforms
 from metaft.surrogate.encoding import Encoding
 from metaft.surrogate.episodes import EpisodeSettings
-from metaft.surrogate.memory import SIZE, Memory
+from metaft.surrogate.memory import Memory
 from metaft.surrogate.network import Architecture
 from metaft.surrogate.surrogate import Calibration, Surrogate
 from metaft.surrogate.training import TrainingSettings
@@ -60,7 +60,7 @@ def learn(
     encoding = fit_encoding(tables)
     memory = Memory.fit(tables, encoding)
     architecture = Architecture(
-        encoding.num_hyperparameters + SIZE,
+        encoding.num_hyperparameters + process.SIZE,
         encoding.num_task_features,
         name=settings.architecture,
         head=settings.head,
@@ -73,7 +73,8 @@ def learn(
 
     folds = splits.folds(tables, num_M, seed)
     is_left_out_MW = np.array([[any(table is other for other in fold.test) for table in tables] for fold in folds])
-    validate = training.validator(recipe, collated, is_left_out_MW * weight_W, seed)
+    kernel = prior.fit(collated, tables[0].fractions_T, np.log(weight_W), seed)
+    validate = training.validator(recipe, kernel, collated, is_left_out_MW * weight_W, seed)
     left_out_loss: list[tuple[int, float]] = []
     best: dict[str, training.Params] = {}
 
@@ -83,16 +84,18 @@ def learn(
             best['params'] = jax.tree.map(np.asarray, params)
         progress('folds', step, loss)
 
-    training.fit(recipe, collated, ~is_left_out_MW * weight_W, seed, look)
+    training.fit(recipe, kernel, collated, ~is_left_out_MW * weight_W, seed, look)
     members = [
-        Surrogate(architecture, encoding, memory, jax.tree.map(lambda x, m=m: x[m : m + 1], best['params']))
+        Surrogate(architecture, encoding, memory, kernel, jax.tree.map(lambda x, m=m: x[m : m + 1], best['params']))
         for m in range(num_M)
     ]
     calibration = calibrate(members, [fold.test for fold in folds], seed)
 
     best_step = min(left_out_loss, key=lambda point: point[1])[0]
     report = lambda step, loss, _: progress('members', step, loss)
-    params = training.fit(recipe, collated, np.tile(weight_W, (num_M, 1)), seed + 1, report, stop_after=best_step)
+    params = training.fit(
+        recipe, kernel, collated, np.tile(weight_W, (num_M, 1)), seed + 1, report, stop_after=best_step
+    )
     provenance = {
         'tasks': sorted(f'{table.task} ({table.metric})' for table in tables),
         'seed': seed,
@@ -101,7 +104,7 @@ def learn(
         'left_out_loss': left_out_loss,
         'proven': proven(tables),
     }
-    return Surrogate(architecture, encoding, memory, jax.tree.map(np.asarray, params), calibration, provenance)
+    return Surrogate(architecture, encoding, memory, kernel, jax.tree.map(np.asarray, params), calibration, provenance)
 
 
 def proven(tables: Sequence[TaskTable], num_per_table: int = 2) -> list[dict]:

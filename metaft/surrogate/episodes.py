@@ -13,10 +13,11 @@ import numpy as np
 
 from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
-from metaft.surrogate import curves, transforms
+from metaft.surrogate import curves, process, transforms
 from metaft.surrogate.context import Task
 from metaft.surrogate.encoding import Encoding
-from metaft.surrogate.memory import SIZE, Memory
+from metaft.surrogate.memory import Memory, Recall
+from metaft.surrogate.process import Runs
 
 _NUM_WAVES = 16  # of a random function: a sample of a Gaussian process, nearly
 
@@ -24,7 +25,7 @@ _NUM_WAVES = 16  # of a random function: a sample of a Gaussian process, nearly
 class Tables(NamedTuple):
     """All training tables, padded to one shape."""
 
-    config_WCE: jax.Array
+    runs: Runs  # each part with a first axis W; what is remembered leaves a table's own dataset out
     y_WCT: jax.Array  # transformed values, the last one carried on where a run was not measured
     rate_WCT: jax.Array  # standardised log cost rates, likewise
     has_rate_WCT: jax.Array  # bool: a cost was measured here
@@ -36,7 +37,7 @@ class Tables(NamedTuple):
 class Episode(NamedTuple):
     """One task with C of its runs; the first ones of them are asked about."""
 
-    config_CE: jax.Array
+    runs: Runs
     shown: curves.Curves  # what has been observed of them
     y_CT: jax.Array  # what comes
     rate_CT: jax.Array
@@ -80,9 +81,10 @@ def collate(tables: Sequence[TaskTable], encoding: Encoding, memory: Memory) -> 
         rate_CT = transforms.log_rates(table.costs_CT, table.fractions_T, table.reference_seconds * table.max_examples)
         rate_CT = (rate_CT - encoding.cost_center) / encoding.cost_scale
         config_CE = encoding.configurations(table.configurations)
-        known_CU = memory.recall(config_CE, table.metric, without=splits.dataset_of(table))
+        recall = memory.recall(config_CE, table.metric, without=splits.dataset_of(table))
         parts = (
-            np.concatenate([config_CE, known_CU], axis=1),
+            config_CE,
+            *recall,
             curves.forward_fill(y_CT),
             curves.forward_fill(rate_CT),
             np.isfinite(rate_CT),
@@ -91,10 +93,20 @@ def collate(tables: Sequence[TaskTable], encoding: Encoding, memory: Memory) -> 
         )
         extra = num_C - len(table.configurations)
         padded.append([np.pad(part, [(0, extra)] + [(0, 0)] * (part.ndim - 1)) for part in parts])
-    config, y, rate, has_rate, length, same = (jnp.asarray(np.stack(parts)) for parts in zip(*padded, strict=True))
+    config, curve, near, y, rate, has_rate, length, same = (
+        jnp.asarray(np.stack(parts)) for parts in zip(*padded, strict=True)
+    )
     features_WZ = jnp.asarray(np.stack([encoding.task(table.meta_features, table.metric) for table in tables]))
     examples_W, parameters_W = jnp.asarray(np.stack([encoding.sizes(table.meta_features) for table in tables])).T
-    return Tables(config, y, rate, has_rate, length, Task(features_WZ, examples_W, parameters_W), same)
+    return Tables(
+        Runs(config, Recall(curve, near)),
+        y,
+        rate,
+        has_rate,
+        length,
+        Task(features_WZ, examples_W, parameters_W),
+        same,
+    )
 
 
 def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: EpisodeSettings) -> Episode:
@@ -115,17 +127,17 @@ def draw(key: jax.Array, tables: Tables, log_weight_W: jax.Array, settings: Epis
     both_C = jnp.where(same_C >= 0, jnp.minimum(measured_C, tables.length_WC[other, same_C]), 0)
     measured_C = jnp.where(share > 0.0, both_C, measured_C)
 
-    config_CE = tables.config_WCE[w, row_C]
+    runs = jax.tree.map(lambda x_WC: x_WC[w, row_C], tables.runs)
     state_key, by_key = jax.random.split(state_key)
     is_remembered = jax.random.uniform(by_key) < settings.remembered
-    promising_C = jnp.where(is_remembered, config_CE[:, -SIZE + curves.NUM_RESAMPLED - 1], y_CT[:, -1])
+    promising_C = jnp.where(is_remembered, process.prior_mean(runs.recall)[:, -1], y_CT[:, -1])
     is_seen_CT = observed(state_key, promising_C, measured_C, num_T, settings)
     y_CT, rate_CT, features_Z = _perturb(
-        change_key, config_CE, y_CT, rate_CT, task.features_Z, jnp.any(is_seen_CT), settings
+        change_key, runs.config_CE, y_CT, rate_CT, task.features_Z, jnp.any(is_seen_CT), settings
     )
     task = task._replace(features_Z=features_Z)
     shown = curves.Curves(y_CT, rate_CT, is_seen_CT)
-    return Episode(config_CE, shown, y_CT, rate_CT, tables.has_rate_WCT[w, row_C], measured_C, task)
+    return Episode(runs, shown, y_CT, rate_CT, tables.has_rate_WCT[w, row_C], measured_C, task)
 
 
 def _choose_tasks(key, tables: Tables, log_weight_W: jax.Array, settings: EpisodeSettings):

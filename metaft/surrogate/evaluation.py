@@ -70,10 +70,10 @@ def asking(surrogate: Surrogate, table: TaskTable) -> Callable[[np.ndarray, np.n
 
     The runs are encoded once, remembering no run of the table's dataset.
     """
-    encoded_CE = surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table))
+    runs = surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table))
     return lambda values_CT, costs_CT: surrogate.predict(
         table.meta_features,
-        encoded_CE,
+        runs,
         values_CT,
         costs_CT,
         metric=table.metric,

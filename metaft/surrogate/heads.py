@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metaft.errors import ModelError
-from metaft.surrogate import curves, memory
+from metaft.surrogate import curves, process
 from metaft.surrogate.context import Query, Task
 from metaft.surrogate.likelihood import Mixture
 from metaft.surrogate.network import Architecture, Output, linear
@@ -57,7 +57,7 @@ class CurveHead(nnx.Module):
         has_C = query.has_curve_C
         law_CT, budget_CTF = head.curve(coefficients, query, task, log_budget_CT)
         if head.remembers:  # what such runs did elsewhere, from the last observation on
-            known_CU = query.config_CE[:, -memory.SIZE : -memory.SIZE + curves.NUM_RESAMPLED]
+            known_CU = query.config_CE[:, -process.SIZE : -process.SIZE + curves.NUM_RESAMPLED]
             known_CT = curves.read(known_CU, log_budget_CT)
             known_CT -= has_C[:, None] * curves.read(known_CU, query.last_log_budget_C[:, None])
             law_CT += (1.0 + gain_C)[:, None] * known_CT

@@ -1,7 +1,7 @@
 """Every curve for itself: a query sees its own curve so far, its configuration and the task, and no other run.
 
 What the surrogates of DyHPO and Quick-Tune see. It is here to show what the set is worth. Other tasks' runs of such a
-configuration (memory.py) are a part of the configuration, so it transfers as the others do.
+configuration (memory.py, process.py) are a part of the configuration, so it transfers as the others do.
 """
 
 import jax
@@ -33,8 +33,9 @@ class Independent(nnx.Module):
 
 
 def _without_levels(query: Query, context: Context) -> Query:
-    """Returns the query as it is before it is compared with the runs of the context."""
+    """Returns the query as it is before anything of the context reaches it."""
     return query._replace(
+        config_CE=query.remembered_CE,
         curve_CX=curves.raise_levels(query.curve_CX, context.level, context.rate_level),
         last_y_C=query.last_y_C + query.has_curve_C * context.level,
         last_rate_C=query.last_rate_C + query.has_curve_C * context.rate_level,

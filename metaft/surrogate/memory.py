@@ -13,7 +13,7 @@ Reference: Nadaraya 1964; Watson 1964.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
@@ -22,10 +22,15 @@ from metaft.metadataset.tables import TaskTable
 from metaft.surrogate import curves, transforms
 from metaft.surrogate.encoding import Encoding
 
-SIZE = curves.NUM_RESAMPLED + 2  # mean curve, spread between tasks, and how much there is
 _BANDWIDTH = 0.5  # of encoded configurations; half of it to twice as much rank alike
 _NEAR = 0.1  # kernel mass at which a task counts half
-_FLOOR = 0.5  # tasks without an opinion
+
+
+class Recall(NamedTuple):
+    """What each of V tables remembers of C configurations; arrays of NumPy or JAX, maybe with more axes in front."""
+
+    curve_CVU: np.ndarray  # m_w(c, u) at the surrogate's own budgets
+    near_CV: np.ndarray  # r_w: in [0, 1), is there a run like c in the table?
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,33 +79,34 @@ class Memory:
         """Builds it from what `arrays` gave and the names."""
         return cls(arrays['config_NE'], arrays['curve_NU'], arrays['table_N'], tuple(metrics), tuple(datasets))
 
-    def recall(self, config_CE: np.ndarray, metric: str, without: str | None = None) -> np.ndarray:
-        """Returns what is known of configurations: m(c, u) at U budgets, its spread, ln(1 + tasks with one like it).
+    def recall(self, config_CE: np.ndarray, metric: str, without: str | None = None) -> Recall:
+        """Returns what the tables remember of configurations, with as many tables for each metric.
 
         Args:
           config_CE: encoded.
           metric: tables of another one say nothing.
           without: a dataset to leave out.
-
-        Returns:
-          float32 [C, SIZE].
         """
-        counts = [m == metric and d != without for m, d in zip(self.metrics, self.datasets, strict=True)]
-        used_N = np.isin(self.table_N, np.flatnonzero(counts))
-        mine_NE, y_NU = self.config_NE[used_N], self.curve_NU[used_N]
-        tables, table_N = np.unique(self.table_N[used_N], return_inverse=True)
-        square_CN = (
-            np.sum(config_CE**2, axis=1)[:, None] + np.sum(mine_NE**2, axis=1)[None, :] - 2.0 * config_CE @ mine_NE.T
-        )
-        kernel_CN = np.exp(-0.5 * np.maximum(square_CN, 0.0) / _BANDWIDTH**2)
-        near_CW = np.zeros((len(config_CE), len(tables)))
-        mean_CWU = np.zeros((len(config_CE), len(tables), y_NU.shape[1]))
-        for w in range(len(tables)):
-            part_CN = kernel_CN[:, table_N == w]
-            mass_C = part_CN.sum(axis=1)
-            near_CW[:, w] = mass_C / (mass_C + _NEAR)
-            mean_CWU[:, w] = part_CN @ y_NU[table_N == w] / (mass_C[:, None] + 1e-9)
-        total_C = near_CW.sum(axis=1)
-        mean_CU = np.einsum('CW,CWU->CU', near_CW, mean_CWU) / (total_C + _FLOOR)[:, None]
-        square_C = np.sum(near_CW * (mean_CWU[:, :, -1] - mean_CU[:, None, -1]) ** 2, axis=1) / (total_C + _FLOOR)
-        return np.column_stack([mean_CU, np.sqrt(square_C), np.log1p(total_C)]).astype(np.float32)
+        tables = self.of_metric(metric)
+        num_V = max(self.metrics.count(m) for m in self.metrics)
+        curve_CVU = np.zeros((len(config_CE), num_V, self.curve_NU.shape[1]), np.float32)
+        near_CV = np.zeros((len(config_CE), num_V), np.float32)
+        for v, w in enumerate(tables):
+            if self.datasets[w] == without:
+                continue
+            is_its_N = self.table_N == w
+            mine_NE = self.config_NE[is_its_N]
+            square_CN = (
+                np.sum(config_CE**2, axis=1)[:, None]
+                + np.sum(mine_NE**2, axis=1)[None, :]
+                - 2.0 * config_CE @ mine_NE.T
+            )
+            kernel_CN = np.exp(-0.5 * np.maximum(square_CN, 0.0) / _BANDWIDTH**2)
+            mass_C = kernel_CN.sum(axis=1)
+            near_CV[:, v] = mass_C / (mass_C + _NEAR)
+            curve_CVU[:, v] = kernel_CN @ self.curve_NU[is_its_N] / (mass_C[:, None] + 1e-9)
+        return Recall(curve_CVU, near_CV)
+
+    def of_metric(self, metric: str) -> list[int]:
+        """Returns the tables of a metric, in the order in which `recall` gives them."""
+        return [w for w, m in enumerate(self.metrics) if m == metric]

@@ -1,7 +1,7 @@
 """The surrogate a search asks: checkpoint in and out, and one call from observations to predictions.
 
 A checkpoint is a directory with `surrogate.json` (encoding, sizes, calibration, where it came from),
-`members.safetensors` and `memory.safetensors`.
+`members.safetensors`, `memory.safetensors` and `kernel.safetensors`.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from metaft.surrogate.likelihood import Mixture
 from metaft.surrogate.memory import Memory
 from metaft.surrogate.network import Architecture
 from metaft.surrogate.prediction import Prediction
+from metaft.surrogate.process import Kernel, Runs
 
-FORMAT = 3  # 2 had deep sets only and did not say so
-_READABLE = (2, FORMAT)
+FORMAT = 4  # until 3 without a Gaussian process
 _CONTEXT_SIZES = (64, 256, 512)  # a compiled program each; beyond, the most informative runs
 _QUERY_SIZES = (64, 256, 512, 1024)  # beyond, multiples of the last
 
@@ -49,6 +49,7 @@ class Surrogate:
     architecture: Architecture
     encoding: Encoding
     memory: Memory
+    kernel: Kernel
     params: training.Params  # members stacked
     calibration: Calibration = Calibration()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what it was trained on, and how
@@ -59,6 +60,7 @@ class Surrogate:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / 'members.safetensors').write_bytes(safetensors.numpy.save(_flatten(self.params)))
         (directory / 'memory.safetensors').write_bytes(safetensors.numpy.save(self.memory.arrays()))
+        (directory / 'kernel.safetensors').write_bytes(safetensors.numpy.save(self.kernel._asdict()))
         record = {
             'format': FORMAT,
             'architecture': dataclasses.asdict(self.architecture),
@@ -75,16 +77,19 @@ class Surrogate:
         directory = pathlib.Path(directory)
         try:
             record = json.loads((directory / 'surrogate.json').read_text())
-            arrays = safetensors.numpy.load_file(directory / 'members.safetensors')
-            remembered = safetensors.numpy.load_file(directory / 'memory.safetensors')
+            if record.get('format') != FORMAT:
+                raise ModelError(
+                    f'{directory} has format {record.get("format")!r}, this metaft reads {FORMAT}; train it again with '
+                    'experiments.train_surrogate'
+                )
+            arrays, remembered, kernel = (
+                safetensors.numpy.load_file(directory / f'{name}.safetensors')
+                for name in ('members', 'memory', 'kernel')
+            )
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise ModelError(
                 f'{directory} holds no surrogate ({error}); make one with experiments.train_surrogate'
             ) from error
-        if record.get('format') not in _READABLE:
-            raise ModelError(
-                f'{directory} has format {record.get("format")!r}, this metaft reads {_READABLE}; train it again'
-            )
         sizes = record['architecture'] | {'unread': tuple(record['architecture'].get('unread', ()))}
         architecture = Architecture(**sizes)
         calibration = Calibration(**{name: tuple(v) for name, v in record['calibration'].items()})
@@ -92,6 +97,7 @@ class Surrogate:
             architecture,
             Encoding.from_json(record['encoding']),
             Memory.from_arrays(remembered, **record['memory']),
+            Kernel(**kernel),
             _unflatten(architecture, arrays, directory),
             calibration,
             record['provenance'],
@@ -102,8 +108,8 @@ class Surrogate:
         """Configurations that were among the best of a training task."""
         return list(self.provenance.get('proven', ()))
 
-    def encode(self, configurations: Configurations, metric: str, without: str | None = None) -> np.ndarray:
-        """Encodes configurations, and what is remembered of them, once for many predictions, float32 [C, E].
+    def encode(self, configurations: Configurations, metric: str, without: str | None = None) -> Runs:
+        """Encodes configurations, and what is remembered of them, once for many predictions.
 
         Args:
           configurations: dictionaries.
@@ -111,7 +117,7 @@ class Surrogate:
           without: a dataset whose runs are not remembered, where a training task is asked about.
         """
         config_CE = self.encoding.configurations(configurations)
-        return np.concatenate([config_CE, self.memory.recall(config_CE, metric, without)], axis=1)
+        return Runs(config_CE, self.memory.recall(config_CE, metric, without))
 
     def coverage(self, meta_features: Mapping[str, float], configurations: Configurations = ()) -> Coverage:
         """Says how far a task and configurations lie outside of what the surrogate has seen."""
@@ -120,7 +126,7 @@ class Surrogate:
     def predict(
         self,
         meta_features: Mapping[str, float],
-        configurations: Configurations | np.ndarray,
+        configurations: Configurations | Runs,
         values_CT: np.ndarray,
         costs_CT: np.ndarray,
         *,
@@ -143,12 +149,12 @@ class Surrogate:
           fractions_T: the grid of budgets as fractions of a full run.
           max_examples: of a full run.
         """
-        config_CE = configurations if isinstance(configurations, np.ndarray) else self.encode(configurations, metric)
+        runs = configurations if isinstance(configurations, Runs) else self.encode(configurations, metric)
         values_CT = _carry_divergence(np.asarray(values_CT, np.float64))
         num_C, num_T = values_CT.shape
-        if len(config_CE) != num_C or costs_CT.shape != values_CT.shape or len(fractions_T) != num_T:
+        if len(runs.config_CE) != num_C or costs_CT.shape != values_CT.shape or len(fractions_T) != num_T:
             raise ValueError(
-                f'{len(config_CE)} configurations, values {values_CT.shape}, costs {costs_CT.shape} and '
+                f'{len(runs.config_CE)} configurations, values {values_CT.shape}, costs {costs_CT.shape} and '
                 f'{len(fractions_T)} fractions do not fit; wanted [C, T] twice'
             )
         unit_seconds = reference_seconds * max_examples
@@ -163,7 +169,8 @@ class Surrogate:
         predict = _predictor(self.architecture, tuple(map(float, fractions_T)))
         mixture, rate_mean_CT, rate_sd_CT = predict(
             self.params,
-            pad(config_CE),
+            self.kernel,
+            jax.tree.map(pad, runs),
             shown,
             _context_rows(last_C, y_CT),
             Task(*map(jnp.asarray, (self.encoding.task(meta_features, metric), *self.encoding.sizes(meta_features)))),
@@ -195,9 +202,10 @@ def _predictor(architecture: Architecture, fractions: tuple[float, ...]):
     fractions_T = np.array(fractions)
 
     @jax.jit
-    def predict(params, config_CE, shown, context_rows_O, task, calibration):
-        rows_C = jnp.arange(len(config_CE))
-        context, query = observe(config_CE, shown, fractions_T, context_rows_O, rows_C, jnp.ones(len(rows_C), bool))
+    def predict(params, kernel, runs, shown, context_rows_O, task, calibration):
+        rows_C = jnp.arange(len(runs.config_CE))
+        is_own_shown_C = jnp.ones(len(rows_C), bool)
+        context, query = observe(kernel, runs, shown, fractions_T, context_rows_O, rows_C, is_own_shown_C)
         log_budget_CT = jnp.broadcast_to(jnp.log2(jnp.asarray(fractions_T, jnp.float32))[None, :], shown.y_CT.shape)
         member = lambda p: nnx.merge(graph, p)(context, query, task, log_budget_CT)
         output = jax.vmap(member)(params)

@@ -18,6 +18,7 @@ from flax import nnx
 from metaft.surrogate import architectures, episodes, likelihood
 from metaft.surrogate.context import observe
 from metaft.surrogate.network import Architecture
+from metaft.surrogate.process import Kernel
 
 Params = Any  # the network's parameters, a pytree
 
@@ -71,6 +72,7 @@ def initialise(architecture: Architecture, seed: int, num_members: int) -> Param
 
 def fit(
     recipe: Recipe,
+    kernel: Kernel,
     tables: episodes.Tables,
     weight_MW: np.ndarray,
     seed: int,
@@ -81,6 +83,7 @@ def fit(
 
     Args:
       recipe: architecture, grid and settings.
+      kernel: the prior of tasks, see `process.py`.
       tables: the training tables, see `episodes.collate`.
       weight_MW: how often each member sees each task; 0: never.
       seed: of parameters and episodes.
@@ -99,7 +102,7 @@ def fit(
     for done in range(0, last, _STEPS_PER_CALL):
         num = min(_STEPS_PER_CALL, last - done)
         key, part = jax.random.split(key)
-        state, loss = advance(state, jax.random.split(part, (num, num_M)), log_weight_MW, tables)
+        state, loss = advance(state, jax.random.split(part, (num, num_M)), log_weight_MW, kernel, tables)
         progress(done + num, float(loss), state.average)
     return state.average
 
@@ -109,10 +112,12 @@ def _advance(recipe: Recipe) -> Callable[..., tuple[State, jax.Array]]:
     """Returns the compiled program of some steps of all members; the same for every split of the tasks."""
     graph, optimizer = build(recipe.architecture), _optimizer(recipe.training)
 
-    def step(state: State, key: jax.Array, log_weight_W: jax.Array, tables: episodes.Tables) -> tuple[State, jax.Array]:
+    def step(
+        state: State, key: jax.Array, log_weight_W: jax.Array, kernel: Kernel, tables: episodes.Tables
+    ) -> tuple[State, jax.Array]:
         def batch_loss(params: Params) -> jax.Array:
             network = nnx.merge(graph, params)
-            loss = lambda key: episode_loss(network, key, tables, log_weight_W, recipe)
+            loss = lambda key: episode_loss(network, key, kernel, tables, log_weight_W, recipe)
             return jnp.mean(jax.vmap(loss)(jax.random.split(key, recipe.training.batch_size)))
 
         loss, gradient = jax.value_and_grad(batch_loss)(state.params)
@@ -123,32 +128,35 @@ def _advance(recipe: Recipe) -> Callable[..., tuple[State, jax.Array]]:
         return State(params, average, opt_state), loss
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state: State, keys_SM: jax.Array, log_weight_MW: jax.Array, tables: episodes.Tables):
-        members = jax.vmap(step, in_axes=(0, 0, 0, None))
-        state, losses_SM = jax.lax.scan(lambda s, keys_M: members(s, keys_M, log_weight_MW, tables), state, keys_SM)
+    def advance(state: State, keys_SM: jax.Array, log_weight_MW: jax.Array, kernel: Kernel, tables: episodes.Tables):
+        members = jax.vmap(step, in_axes=(0, 0, 0, None, None))
+        one = lambda s, keys_M: members(s, keys_M, log_weight_MW, kernel, tables)
+        state, losses_SM = jax.lax.scan(one, state, keys_SM)
         return state, jnp.mean(losses_SM)
 
     return advance
 
 
-def validator(recipe: Recipe, tables: episodes.Tables, weight_MW: np.ndarray, seed: int) -> Callable[[Params], float]:
+def validator(
+    recipe: Recipe, kernel: Kernel, tables: episodes.Tables, weight_MW: np.ndarray, seed: int
+) -> Callable[[Params], float]:
     """Returns a function from stacked parameters to their mean loss on fixed episodes of the tasks with weight."""
     graph = build(recipe.architecture)
     plain = dataclasses.replace(recipe, episodes=episodes.unperturbed(recipe.episodes))
 
     @jax.jit
-    def validate(params: Params, log_weight_MW: jax.Array, tables: episodes.Tables) -> jax.Array:
+    def validate(params: Params, log_weight_MW: jax.Array, kernel: Kernel, tables: episodes.Tables) -> jax.Array:
         keys = jax.random.split(_key(seed + 2), _VALIDATION_EPISODES)
 
         def member(params: Params, log_weight_W: jax.Array) -> jax.Array:
             network = nnx.merge(graph, params)
-            loss = lambda key: episode_loss(network, key, tables, log_weight_W, plain)
+            loss = lambda key: episode_loss(network, key, kernel, tables, log_weight_W, plain)
             return jnp.mean(jax.lax.map(loss, keys, batch_size=recipe.training.batch_size))
 
         return jnp.mean(jax.vmap(member)(params, log_weight_MW))
 
     log_weight_MW = jnp.log(jnp.asarray(weight_MW, jnp.float32))
-    return lambda params: float(validate(params, log_weight_MW, tables))
+    return lambda params: float(validate(params, log_weight_MW, kernel, tables))
 
 
 def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
@@ -161,6 +169,7 @@ def _optimizer(settings: TrainingSettings) -> optax.GradientTransformation:
 def episode_loss(
     network: nnx.Module,
     key: jax.Array,
+    kernel: Kernel,
     tables: episodes.Tables,
     log_weight_W: jax.Array,
     recipe: Recipe,
@@ -172,7 +181,7 @@ def episode_loss(
     num_Q = min(settings.num_queries, len(episode.y_CT))
     rows = jnp.arange(len(episode.y_CT))
     is_own_shown_C = jax.random.bernoulli(own_key, 1.0 - settings.own_curve_dropout, (num_Q,))
-    context, query = observe(episode.config_CE, episode.shown, fractions_T, rows, rows[:num_Q], is_own_shown_C)
+    context, query = observe(kernel, episode.runs, episode.shown, fractions_T, rows, rows[:num_Q], is_own_shown_C)
 
     # Budgets between what is shown of a run and what was measured of it, the last one always.
     measured_C = episode.measured_C[:num_Q]

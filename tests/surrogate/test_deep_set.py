@@ -29,11 +29,11 @@ def test_a_query_is_left_out_of_its_own_kernel_pool(network, runs):
     assert (np.delete(influence, 3) > 0.0).all()
 
 
-def _pooled(net, config_CE, curves_so_far, elements_CD):
+def _pooled(net, runs, curves_so_far, elements_CD):
     """The kernel pool of all queries where run 3 is the only element."""
     rows_C = jnp.arange(C, dtype=jnp.int32)
     is_own_shown_C = jnp.zeros(C, bool)
-    context, query = observe(config_CE, curves_so_far, FRACTIONS_T, rows_C, rows_C, is_own_shown_C)
+    context, query = observe(networks.KERNEL, runs, curves_so_far, FRACTIONS_T, rows_C, rows_C, is_own_shown_C)
     context = context._replace(row_O=rows_C)
     return net.pool(query, context, elements_CD, (rows_C == 3).astype(jnp.float32))
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from metaft.surrogate import deep_set, ensemble, evaluation, memory, training
+from metaft.surrogate import deep_set, ensemble, evaluation, process, training
 from tests.surrogate import family
 
 POINTS = (0, 12, 48)
@@ -59,4 +59,4 @@ def test_the_better_of_a_pair_is_asked_to_be_predicted_better():
 
 def test_sizes_make_the_network(surrogate):
     assert isinstance(surrogate.architecture, deep_set.Architecture)
-    assert surrogate.architecture.num_hyperparameters == surrogate.encoding.num_hyperparameters + memory.SIZE
+    assert surrogate.architecture.num_hyperparameters == surrogate.encoding.num_hyperparameters + process.SIZE

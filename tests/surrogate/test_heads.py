@@ -20,7 +20,7 @@ def query(last_y=None, last_log_budget=-6.0):
     ones_C = jnp.ones(1)
     has, last_y = (0.0, 0.0) if last_y is None else (1.0, last_y)
     return Query(
-        None, None, jnp.zeros(1, jnp.int32), last_y * ones_C, 0.0 * ones_C, last_log_budget * ones_C, has * ones_C
+        None, None, None, jnp.zeros(1, jnp.int32), last_y * ones_C, 0.0 * ones_C, last_log_budget * ones_C, has * ones_C
     )
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metaft.surrogate import curves, ensemble, memory, transforms
+from metaft.surrogate import curves, ensemble, memory, process, transforms
 from tests.surrogate import family
 
 
@@ -28,30 +28,38 @@ def test_one_run_far_from_all_others_is_recalled_as_it_was(tables, remembered):
     alone = dataclasses.replace(
         found, config_NE=100.0 * np.arange(len(found.config_NE), dtype=np.float32)[:, None] + 0 * found.config_NE
     )
-    known_CX = alone.recall(alone.config_NE[:3], 'loss')
-    # One task with one run like it: r = 1 / 1.1 of a vote against a floor of 0.5.
-    vote = 1.0 / (1.0 + memory._NEAR)
-    wanted_CU = alone.curve_NU[:3] * vote / (vote + memory._FLOOR)
-    np.testing.assert_allclose(known_CX[:, : curves.NUM_RESAMPLED], wanted_CU, rtol=1e-4, atol=1e-6)
-    far_CX = alone.recall(config_CE + 1e4, 'loss')
-    np.testing.assert_array_equal(far_CX, 0.0)
+    recall = alone.recall(alone.config_NE[:3], 'loss')
+    own = alone.table_N[:3]
+    assert (own == own[0]).all()
+    np.testing.assert_allclose(recall.curve_CVU[:, own[0]], alone.curve_NU[:3], rtol=1e-4, atol=1e-6)
+    # One run like it: a vote of 1 / 1.1; of no other task any.
+    wanted_CV = np.zeros_like(recall.near_CV)
+    wanted_CV[:, own[0]] = 1.0 / (1.0 + memory._NEAR)
+    np.testing.assert_allclose(recall.near_CV, wanted_CV, rtol=1e-4)
+    far = alone.recall(config_CE + 1e4, 'loss')
+    np.testing.assert_array_equal(far.near_CV, 0.0)
+    np.testing.assert_array_equal(process.prior_mean(far), 0.0)
 
 
 def test_a_dataset_is_left_out_and_other_metrics_say_nothing(tables, remembered):
     encoding, found = remembered
     config_CE = encoding.configurations(tables[0].configurations)
-    without = memory.Memory.fit(tables[1:], encoding).recall(config_CE, 'loss')
-    np.testing.assert_allclose(found.recall(config_CE, 'loss', without='data0'), without, rtol=1e-5, atol=1e-6)
-    assert not np.allclose(found.recall(config_CE, 'loss'), without)
-    np.testing.assert_array_equal(found.recall(config_CE, 'exact_match'), 0.0)
+    fewer = memory.Memory.fit(tables[1:], encoding).recall(config_CE, 'loss')
+    without = found.recall(config_CE, 'loss', without='data0')
+    np.testing.assert_array_equal(without.near_CV[:, 0], 0.0)
+    np.testing.assert_allclose(without.near_CV[:, 1:], fewer.near_CV, rtol=1e-5)
+    np.testing.assert_allclose(without.curve_CVU[:, 1:], fewer.curve_CVU, rtol=1e-5, atol=1e-6)
+    assert (found.recall(config_CE, 'loss').near_CV[:, 0] > 0.8).all()
+    np.testing.assert_array_equal(found.recall(config_CE, 'exact_match').near_CV, 0.0)
 
 
 def test_it_ranks_configurations_of_a_new_task(tables, remembered):
     encoding, found = remembered
     y_C = transforms.transform(tables[0].values_CT, 'loss', tables[0].reference_value)[:, -1]
-    known_C = found.recall(encoding.configurations(tables[0].configurations), 'loss', without='data0')
+    recall = found.recall(encoding.configurations(tables[0].configurations), 'loss', without='data0')
+    known_C = np.asarray(process.prior_mean(recall))[:, -1]
     has_y_C = np.isfinite(y_C)
-    correlation = np.corrcoef(known_C[has_y_C, curves.NUM_RESAMPLED - 1], y_C[has_y_C])[0, 1]
+    correlation = np.corrcoef(known_C[has_y_C], y_C[has_y_C])[0, 1]
     assert correlation > 0.3  # the family's tasks share most of their surface
 
 
