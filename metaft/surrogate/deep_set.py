@@ -3,7 +3,8 @@
 An observed run becomes one element (configuration, curve so far, cost). A query sees the set of them in two ways that
 do not depend on its order: a global pool (mean, maximum, spread), and a kernel pool, in which runs with a similar
 configuration count more, by metrics that are learned. A query's own run is left out of its kernel pool; its curve so
-far is given to it directly.
+far is given to it directly. A part of each configuration is what a Gaussian process over this task and the others
+expects of it (process.py), a sum over the set as well.
 
 Deep sets: Zaheer et al., arXiv 1703.06114. The kernel pool is a Nadaraya-Watson estimate with learned metrics.
 """

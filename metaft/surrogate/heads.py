@@ -2,8 +2,8 @@
 
     mean(t) = curve(t) + (1 + g) (m(t) - m(n)) + residual_g(t)
 
-n is the last observation, y_n its value, m what such runs did on other tasks (memory.py). Without an own curve y_n is
-predicted and stands at the grid's beginning, and m(n) is 0. Values are half the logarithm of a loss, see transforms.py.
+n is the last observation, y_n its value, m what is expected of such a run by other tasks' runs and by this one's so far
+(process.py). Without an own curve y_n is predicted and stands at the grid's beginning, and m(n) is 0. Values are half the logarithm of a loss, see transforms.py.
 A curve has a few coefficients, given by the network; the heads differ in the curve, and in what of the budget the
 residual reads:
 
@@ -56,7 +56,7 @@ class CurveHead(nnx.Module):
         rate_C = coefficients.pop()
         has_C = query.has_curve_C
         law_CT, budget_CTF = head.curve(coefficients, query, task, log_budget_CT)
-        if head.remembers:  # what such runs did elsewhere, from the last observation on
+        if head.remembers:  # what is expected of such runs, from the last observation on
             known_CU = query.config_CE[:, -process.SIZE : -process.SIZE + curves.NUM_RESAMPLED]
             known_CT = curves.read(known_CU, log_budget_CT)
             known_CT -= has_C[:, None] * curves.read(known_CU, query.last_log_budget_C[:, None])

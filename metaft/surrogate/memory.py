@@ -1,19 +1,18 @@
 """What a configuration did on the tasks of the past: a kernel estimate that no network has to learn.
 
     m_w(c, u) = sum_n k(c, c_n) y_n(u) / sum_n k(c, c_n)      over the runs n of task w, y centred within the task
-    m(c, u) = sum_w r_w m_w(c, u) / (sum_w r_w + floor)       r_w in [0, 1): is there a run like c on task w?
+    r_w(c) = sum_n k(c, c_n) / (sum_n k(c, c_n) + near)       in [0, 1): is there a run like c on task w?
 
-Far from every run it is 0, the middle of a task's runs. Ranking by it alone is the mean rank of the field's baselines,
-smoothed. The network gets it as part of an encoded configuration, from all tasks but the one that is asked about, and
-bends it by task and context. (Without it a small network ranks the head of the field worse than the mean over tasks
-does: what sets one good configuration apart from its neighbours is small beside four decades of learning rates.)
+process.py makes of them what a task's observations say about its other runs. (Without it a small network ranks the head
+of the field worse than the mean over tasks does: what sets one good configuration apart from its neighbours is small
+beside four decades of learning rates.)
 
 Reference: Nadaraya 1964; Watson 1964.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -22,6 +21,8 @@ from metaft.metadataset.tables import TaskTable
 from metaft.surrogate import curves, transforms
 from metaft.surrogate.encoding import Encoding
 
+Array = Any  # of NumPy or of JAX
+
 _BANDWIDTH = 0.5  # of encoded configurations; half of it to twice as much rank alike
 _NEAR = 0.1  # kernel mass at which a task counts half
 
@@ -29,8 +30,8 @@ _NEAR = 0.1  # kernel mass at which a task counts half
 class Recall(NamedTuple):
     """What each of V tables remembers of C configurations; arrays of NumPy or JAX, maybe with more axes in front."""
 
-    curve_CVU: np.ndarray  # m_w(c, u) at the surrogate's own budgets
-    near_CV: np.ndarray  # r_w: in [0, 1), is there a run like c in the table?
+    curve_CVU: Array  # m_w(c, u) at the surrogate's own budgets
+    near_CV: Array  # r_w: in [0, 1), is there a run like c in the table?
 
 
 @dataclasses.dataclass(frozen=True)

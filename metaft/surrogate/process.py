@@ -23,7 +23,7 @@ import numpy as np
 from jax.scipy.sparse.linalg import cg
 
 from metaft.surrogate import curves
-from metaft.surrogate.memory import Recall
+from metaft.surrogate.memory import Array, Recall
 
 SIZE = (
     curves.NUM_RESAMPLED + 4
@@ -37,25 +37,26 @@ _TOLERANCE, _STEPS = 1e-6, 64  # of conjugate gradients; what they leave is belo
 class Kernel(NamedTuple):
     """Logarithms of standard deviations and lengths."""
 
-    shift: jax.Array  # of b
-    gain: jax.Array  # of g
-    tasks: jax.Array  # of a_w, times the root of the number of tasks
-    own: jax.Array  # of f
-    octaves: jax.Array  # of the budget, over which f forgets
-    noise: jax.Array
-    length_E: jax.Array  # over which f forgets a feature of a configuration
+    shift: Array  # of b
+    gain: Array  # of g
+    tasks: Array  # of a_w, times the root of the number of tasks
+    own: Array  # of f
+    octaves: Array  # of the budget, over which f forgets
+    noise: Array
+    length_E: Array  # over which f forgets a feature of a configuration
 
     @classmethod
     def initial(cls, num_hyperparameters: int) -> 'Kernel':
         """Returns where a fit begins."""
-        scalars = np.log(np.array([0.3, 0.3, 0.5, 0.3, 3.0, 0.1], np.float32))
-        return cls(*scalars, length_E=np.full(num_hyperparameters, np.log(2.0), np.float32))
+        shift, gain, tasks, own, octaves, noise = np.log(np.array([0.3, 0.3, 0.5, 0.3, 3.0, 0.1], np.float32))
+        length_E = np.full(num_hyperparameters, np.log(2.0), np.float32)
+        return cls(shift, gain, tasks, own, octaves, noise, length_E)
 
 
 class Runs(NamedTuple):
     """Configurations, encoded, and what other tasks remember of them; arrays of NumPy or JAX."""
 
-    config_CE: jax.Array
+    config_CE: Array
     recall: Recall
 
 
