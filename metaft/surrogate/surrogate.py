@@ -60,7 +60,8 @@ class Surrogate:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / 'members.safetensors').write_bytes(safetensors.numpy.save(_flatten(self.params)))
         (directory / 'memory.safetensors').write_bytes(safetensors.numpy.save(self.memory.arrays()))
-        (directory / 'kernel.safetensors').write_bytes(safetensors.numpy.save(self.kernel._asdict()))
+        kernel = {name: np.asarray(value) for name, value in self.kernel._asdict().items()}
+        (directory / 'kernel.safetensors').write_bytes(safetensors.numpy.save(kernel))
         record = {
             'format': FORMAT,
             'architecture': dataclasses.asdict(self.architecture),
