@@ -6,6 +6,7 @@ A metric becomes lower-is-better here and nowhere else.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -110,7 +111,7 @@ def _task_table(rows: list[dict], task: Mapping, metric: str) -> TaskTable:
         task=task['task'],
         metric=metric,
         meta_features=_prefixed(task, 'meta_features.', missing=np.nan),
-        configurations=[_said(_prefixed(measured[0], 'configuration.')) for measured in runs.values()],
+        configurations=[said(_prefixed(measured[0], 'configuration.')) for measured in runs.values()],
         fractions_T=fractions_T,
         values_CT=values_CT,
         costs_CT=costs_CT,
@@ -131,7 +132,7 @@ def _value(row: Mapping, metric: str) -> float:
     return np.nan if pd.isna(value) else lower_is_better(metric, value)
 
 
-def _said(configuration: dict) -> dict:
+def said(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a configuration without the younger fields that say what an older record means by leaving them out.
 
     So an older and a younger record of the same configuration are one, as `Configuration.identity` says it.

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from metaft.metadataset.tables import METRICS
+from metaft.metadataset.tables import METRICS, said
 
 Configurations = Sequence[Mapping[str, Any]]
 
@@ -83,6 +83,7 @@ class Encoding:
           within: number -> category, for numbers whose useful range depends on a category: they are placed in the range
             of their level too. Default: the learning rate within the method. Names that do not occur are ignored.
         """
+        configurations = [said(c) for c in configurations]
         columns = {
             name: [c.get(name) for c in configurations] for name in sorted({k for c in configurations for k in c})
         }
@@ -134,7 +135,7 @@ class Encoding:
         """Encodes configurations, float32 [C, E]."""
         encoded_CE = np.zeros((len(configurations), self.num_hyperparameters), np.float32)
         for row_E, configuration in zip(encoded_CE, configurations, strict=True):
-            row_E[:] = self._configuration(configuration)
+            row_E[:] = self._configuration(said(configuration))
         return encoded_CE
 
     def task(self, meta_features: Mapping[str, float], metric: str) -> np.ndarray:

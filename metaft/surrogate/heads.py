@@ -3,7 +3,8 @@
     mean(t) = curve(t) + (1 + g) (m(t) - m(n)) + residual_g(t)
 
 n is the last observation, y_n its value, m what is expected of such a run by other tasks' runs and by this one's so far
-(process.py). Without an own curve y_n is predicted and stands at the grid's beginning, and m(n) is 0. Values are half the logarithm of a loss, see transforms.py.
+(process.py). Without an own curve y_n is predicted and stands at the grid's beginning, and m(n) is 0. Values are half
+the logarithm of a loss, see transforms.py.
 A curve has a few coefficients, given by the network; the heads differ in the curve, and in what of the budget the
 residual reads:
 
