@@ -106,5 +106,3 @@ def test_a_fitted_kernel_predicts_new_tasks_better_than_its_start():
     start = process.Kernel.initial(encoding.num_hyperparameters)
     assert fitted.length_E.shape == start.length_E.shape != (PLAIN_E,)
     assert float(error(fitted)) < float(error(start)) - 0.1
-    again = prior.fit(collated, family.FRACTIONS_T, np.log(np.maximum(weight_W, 1e-30)), seed=0)
-    assert np.isfinite(again.noise)
