@@ -36,13 +36,11 @@ def fit(tables: episodes.Tables, fractions_T: np.ndarray, log_weight_W: np.ndarr
         _draw(jax.random.split(key, _BATCH_SIZE), tables, jnp.asarray(log_weight_W), tuple(map(float, fractions_T)))
         for key in jax.random.split(jax.random.key(seed), _BATCHES)
     ]
-    gradient = jax.jit(
-        jax.value_and_grad(lambda flat, batch: jnp.mean(jax.vmap(_error, (None, 0))(unravel(flat), batch)))
-    )
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
-        parts = [gradient(jnp.asarray(x, jnp.float32), batch) for batch in contexts]
-        value, slope = (np.mean(np.asarray(part, np.float64), axis=0) for part in zip(*parts, strict=True))
+        kernel = unravel(jnp.asarray(x, jnp.float32))
+        values, slopes = zip(*(_loss_and_slope(kernel, context) for context in contexts), strict=True)
+        value, slope = np.mean(values), np.mean([ravel_pytree(s)[0] for s in slopes], axis=0, dtype=np.float64)
         return float(value + _HOLD * np.sum((x - start) ** 2)), slope + 2.0 * _HOLD * (x - start)
 
     start = np.asarray(start, np.float64)
@@ -67,6 +65,11 @@ def _draw(keys, tables: episodes.Tables, log_weight_W: jax.Array, fractions: tup
         return episode.runs, rows, curves.at(episode.y_CT, last_C), log_T[last_C], episode.y_CT[:, -1], is_asked_C
 
     return jax.lax.map(one, keys)
+
+
+@jax.jit
+def _loss_and_slope(kernel: process.Kernel, contexts) -> tuple[jax.Array, process.Kernel]:
+    return jax.value_and_grad(lambda kernel: jnp.mean(jax.vmap(_error, (None, 0))(kernel, contexts)))(kernel)
 
 
 def _error(kernel: process.Kernel, context) -> jax.Array:

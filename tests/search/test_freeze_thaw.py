@@ -201,10 +201,10 @@ def test_settings_are_checked():
 GOLDEN = [(6, 1), (5, 0), (5, 2), (5, 3), (5, 4), (6, 2), (3, 0), (2, 0), (6, 3), (4, 0)]
 
 
-def test_with_default_settings_it_does_what_it_did():
+def test_without_doubt_it_does_what_it_did():
     rng = np.random.default_rng(11)
     belief = random_belief(rng)
-    searcher, table = FreezeThaw(belief), random_table(rng, belief)
+    searcher, table = FreezeThaw(belief, FreezeThawSettings(doubt=1.0)), random_table(rng, belief)
     start_up = np.linspace(0.0, 1.0, 8)
     trajectory = replay(searcher, table, 40.0, overhead_seconds_C=start_up, measurement_seconds=0.1)
     assert [(event.configuration_index, event.grid_index) for event in trajectory.events] == GOLDEN
