@@ -9,6 +9,7 @@ came later.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ConfigSpace as cs
 
@@ -46,8 +47,8 @@ CONDITIONAL = {
     'prompt_init': ('method', ('prompt',)),
 }
 
-# Fields that are younger than the shipped meta-dataset, with what was meant before they were there. A record without
-# them means these values, and so does a configuration that is made without them.
+# Fields that are younger than the first runs of the shipped meta-dataset, with what was meant before they were there. A
+# record without them means these values, and so does a configuration that is made without them.
 LATER = {
     'optimizer': 'adamw',
     'label_smoothing': 0.0,
@@ -161,7 +162,7 @@ class Configuration:
 
     def identity(self) -> dict:
         """Return the fields by name, those of LATER only where they say something new: what a run is named by."""
-        return {n: v for n, v in self.to_dict().items() if n not in LATER or v not in (None, LATER[n])}
+        return said(self.to_dict())
 
     @classmethod
     def from_dict(cls, values: Mapping) -> 'Configuration':
@@ -177,6 +178,14 @@ class Configuration:
         said = {'method': cls.method, 'optimizer': LATER['optimizer']} | given
         absent = {n: None for n, (parent, allowed) in CONDITIONAL.items() if said[parent] not in allowed}
         return cls(**{**absent, **given})
+
+
+def said(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields without those of LATER that say what an older record means by leaving them out.
+
+    So an older and a younger record of the same configuration are one.
+    """
+    return {n: v for n, v in configuration.items() if n not in LATER or v not in (None, LATER[n])}
 
 
 def default_configuration(method: str = 'lora') -> Configuration:

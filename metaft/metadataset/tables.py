@@ -6,14 +6,13 @@ A metric becomes lower-is-better here and nowhere else.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from metaft.errors import DataError
 from metaft.finetune import budget
-from metaft.finetune.search_space import LATER
+from metaft.finetune.search_space import said as said  # the surrogate's encoding has it from here
 from metaft.metadataset.records import Scalar
 
 METRICS = ('loss', 'exact_match')  # of our own measurements
@@ -130,14 +129,6 @@ def lower_is_better(metric: str, value: float) -> float:
 def _value(row: Mapping, metric: str) -> float:
     value = row['validation_loss' if metric == 'loss' else 'validation_exact_match']
     return np.nan if pd.isna(value) else lower_is_better(metric, value)
-
-
-def said(configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a configuration without the younger fields that say what an older record means by leaving them out.
-
-    So an older and a younger record of the same configuration are one, as `Configuration.identity` says it.
-    """
-    return {n: v for n, v in configuration.items() if n not in LATER or v not in (None, LATER[n])}
 
 
 def _prefixed(row: Mapping, prefix: str, missing=None) -> dict:

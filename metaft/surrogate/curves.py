@@ -95,7 +95,7 @@ def resample(values_CT: np.ndarray, fractions_T: np.ndarray) -> np.ndarray:
 
 def read(resampled_CU: jax.Array, log_budget_CT: jax.Array) -> jax.Array:
     """Interpolates each row, given at the U budgets, at its own log2 budgets; jit-able."""
-    place_CT = jnp.clip((log_budget_CT + OCTAVES) * _AN_OCTAVE, 0.0, NUM_RESAMPLED - 1.0)
+    place_CT = _place(log_budget_CT)
     below_CT = jnp.minimum(place_CT.astype(jnp.int32), NUM_RESAMPLED - 2)
     share_CT = place_CT - below_CT.astype(jnp.float32)
     low, high = (jnp.take_along_axis(resampled_CU, below_CT + i, axis=1) for i in (0, 1))
@@ -104,8 +104,13 @@ def read(resampled_CU: jax.Array, log_budget_CT: jax.Array) -> jax.Array:
 
 def shares(log_budget_O: jax.Array) -> jax.Array:
     """Returns the weights with which `read` interpolates at log2 budgets, [O, U]."""
-    place_O = jnp.clip((log_budget_O + OCTAVES) * _AN_OCTAVE, 0.0, NUM_RESAMPLED - 1.0)
-    return jnp.maximum(1.0 - jnp.abs(place_O[:, None] - jnp.arange(NUM_RESAMPLED, dtype=jnp.float32)[None, :]), 0.0)
+    distance_OU = _place(log_budget_O)[:, None] - jnp.arange(NUM_RESAMPLED, dtype=jnp.float32)[None, :]
+    return jnp.maximum(1.0 - jnp.abs(distance_OU), 0.0)
+
+
+def _place(log_budget: jax.Array) -> jax.Array:
+    """Returns where log2 budgets lie among the U resampled ones, in 0 ... U - 1."""
+    return jnp.clip((log_budget + OCTAVES) * _AN_OCTAVE, 0.0, NUM_RESAMPLED - 1.0)
 
 
 def lengths(values_CT: np.ndarray) -> np.ndarray:

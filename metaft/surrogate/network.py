@@ -20,7 +20,7 @@ linear_general = functools.partial(nnx.LinearGeneral, kernel_init=nnx.initialize
 class Architecture:
     """Name and sizes of a network; with the encoding all that is needed to build it."""
 
-    num_hyperparameters: int  # E, the last of them what memory.py knows of a configuration
+    num_hyperparameters: int  # E, the last SIZE of them what process.py knows of a configuration
     num_task_features: int  # Z
     width: int = 64  # D of elements and pools
     trunk_width: int = 128

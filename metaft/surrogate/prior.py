@@ -31,7 +31,8 @@ def fit(tables: episodes.Tables, fractions_T: np.ndarray, log_weight_W: np.ndarr
       log_weight_W: how often each of them is drawn; -inf: never.
       seed: of the contexts.
     """
-    start, unravel = ravel_pytree(process.Kernel.initial(tables.runs.config_CE.shape[-1]))
+    initial, unravel = ravel_pytree(process.Kernel.initial(tables.runs.config_CE.shape[-1]))
+    start = np.asarray(initial, np.float64)
     contexts = [
         _draw(jax.random.split(key, _BATCH_SIZE), tables, jnp.asarray(log_weight_W), tuple(map(float, fractions_T)))
         for key in jax.random.split(jax.random.key(seed), _BATCHES)
@@ -43,7 +44,6 @@ def fit(tables: episodes.Tables, fractions_T: np.ndarray, log_weight_W: np.ndarr
         value, slope = np.mean(values), np.mean([ravel_pytree(s)[0] for s in slopes], axis=0, dtype=np.float64)
         return float(value + _HOLD * np.sum((x - start) ** 2)), slope + 2.0 * _HOLD * (x - start)
 
-    start = np.asarray(start, np.float64)
     bounds = np.stack([start - _RANGE, start + _RANGE], axis=1)
     options = {'maxiter': _MAX_STEPS, 'maxfun': 2 * _MAX_STEPS}
     found = minimize(loss, start, jac=True, method='L-BFGS-B', bounds=bounds, options=options)

@@ -27,7 +27,7 @@ from metaft.surrogate.likelihood import Mixture
 from metaft.surrogate.memory import Memory
 from metaft.surrogate.network import Architecture
 from metaft.surrogate.prediction import Prediction
-from metaft.surrogate.process import Kernel, Runs
+from metaft.surrogate.process import SIZE, Kernel, Runs
 
 FORMAT = 4  # until 3 without a Gaussian process
 _CONTEXT_SIZES = (64, 256, 512)  # a compiled program each; beyond, the most informative runs
@@ -98,7 +98,7 @@ class Surrogate:
             architecture,
             Encoding.from_json(record['encoding']),
             Memory.from_arrays(remembered, **record['memory']),
-            Kernel(**kernel),
+            _kernel(kernel, architecture.num_hyperparameters - SIZE, directory),
             _unflatten(architecture, arrays, directory),
             calibration,
             record['provenance'],
@@ -252,6 +252,17 @@ def _flatten(params: training.Params) -> dict[str, np.ndarray]:
     return {'.'.join(map(str, path)): np.asarray(value[...]) for path, value in nnx.to_flat_state(params)}
 
 
+def _kernel(arrays: Mapping[str, np.ndarray], num_hyperparameters: int, directory: pathlib.Path) -> Kernel:
+    wanted = {name: np.shape(v) for name, v in Kernel.initial(num_hyperparameters)._asdict().items()}
+    _refuse_odd(wanted, {name: array.shape for name, array in arrays.items()}, directory)
+    return Kernel(**arrays)
+
+
+def _refuse_odd(wanted: Mapping[str, tuple], found: Mapping[str, tuple], directory: pathlib.Path) -> None:
+    if odd := sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name)):
+        raise ModelError(f'{directory}: the tensors {", ".join(odd)} do not fit its sizes; train it again')
+
+
 def _unflatten(
     architecture: Architecture, arrays: Mapping[str, np.ndarray], directory: pathlib.Path
 ) -> training.Params:
@@ -260,7 +271,5 @@ def _unflatten(
     names = {'.'.join(map(str, path)): path for path in flat}
     wanted = {name: flat[path].shape for name, path in names.items()}
     found = {name: array.shape[1:] for name, array in arrays.items()}  # members stacked
-    if wanted != found:
-        odd = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
-        raise ModelError(f'{directory}: the tensors {", ".join(odd)} do not fit its sizes; train it again')
+    _refuse_odd(wanted, found, directory)
     return nnx.from_flat_state({path: flat[path].replace(jnp.asarray(arrays[name])) for name, path in names.items()})

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from metaft.errors import ModelError
 from metaft.finetune.search_space import METHODS, Configuration, default_configuration
@@ -142,6 +143,19 @@ def test_what_is_no_checkpoint_is_refused_in_a_sentence(surrogate, tmp_path, fau
         record['architecture'] |= {'width': 17} if fault == 'sizes' else {'name': 'deep_sea'}
         path.write_text(json.dumps(record))
     with pytest.raises(ModelError):
+        Surrogate.load(tmp_path)
+
+
+@pytest.mark.parametrize('fault', ['shift', 'length_E'])
+def test_a_kernel_that_does_not_fit_is_refused(surrogate, tmp_path, fault):
+    surrogate.save(tmp_path)
+    kernel = safetensors.numpy.load_file(tmp_path / 'kernel.safetensors')
+    if fault == 'shift':
+        del kernel['shift']
+    else:
+        kernel['length_E'] = kernel['length_E'][:-1]
+    safetensors.numpy.save_file(kernel, tmp_path / 'kernel.safetensors')
+    with pytest.raises(ModelError, match=f'the tensors {fault} do not fit'):
         Surrogate.load(tmp_path)
 
 
