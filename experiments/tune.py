@@ -375,9 +375,10 @@ def make_searcher(settings: Settings, problem: 'Problem') -> 'Searcher':
     from metaft.search.units import InUnit
 
     predict = problem.predictor()
+    zero_shot = lambda: transfer(predict(problem.nothing_observed))
     makers: dict[str, Callable[[], Searcher]] = {
-        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience)),
-        'transfer': lambda: transfer(predict(problem.nothing_observed)),
+        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience), zero_shot().order),
+        'transfer': zero_shot,
         'random': lambda: random_search(len(problem.candidates), settings.seed),
     }
     searcher, unit = makers[settings.search](), settings.budget[1]

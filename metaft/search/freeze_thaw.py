@@ -2,6 +2,11 @@
 
 Freeze-thaw: Swersky, Snoek and Adams, arXiv 1406.3896. The surrogate conditions on the observations in one forward
 pass, so a decision costs milliseconds and every grid point is an occasion to change one's mind.
+
+Expected improvement alone trusts the posterior with everything: where it is wrong about how runs go on, many runs are
+begun and none is finished, and where it is sure too early it keeps to one region. So what is spent is insured, as
+Hyperband insures successive halving by brackets: at least `order_share` goes to full runs in the zero-shot order, and
+at least `finish_share`, those included, to runs that are at their end; the rest goes by expected improvement.
 """
 
 import dataclasses
@@ -13,19 +18,21 @@ from metaft.search import acquisition
 from metaft.search.acquisition import Acquisition, Prediction
 from metaft.search.observations import Observations, Suggestion
 
+_OPTIMISM = 0.25  # the quantile by which the next run to finish is chosen
+
 
 @dataclasses.dataclass(frozen=True)
 class FreezeThawSettings:
     """The policy.
 
     Cost exponent and steps by replay of collected tasks and by live runs of eight of them, with surrogates that had
-    left them out: exponents of 0 to 0.3 and steps of 1 to 8 % are alike. The doubt by live runs of eight left-out tasks
-    under 2 full runs among 512 candidates: a mean test loss of .30, .26 and .29 nats with 1, 2 and 5, three seeds. In
-    replays of collected tasks, where 66 runs are all there is, it makes no difference beyond noise (docs/results.md).
+    left them out: exponents of 0 to 0.3 and steps of 1 to 8 % are alike. The two shares by replays of the meta-dataset
+    and of LCBench, and by the same live runs (docs/results.md).
     """
 
+    order_share: float = 0.15  # of what is spent, see above; 0: none
+    finish_share: float = 0.4
     cost_exponent: float = 0.2  # of the seconds of a step; 0 ignores the cost, 1 divides by it
-    doubt: float = 2.0  # largest factor of the predicted values of new runs while a begun one can be advanced; 1: none
     minimum_step_share: float = 0.06  # of the whole budget: a cheaper step is not worth a decision
     minimum_step_of_run: float = 0.12  # of a full run: a step need not be longer, whatever the budget
     minimum_step_visits: float = 3.0  # a step takes at least this many times what deciding and measuring cost
@@ -37,9 +44,7 @@ class FreezeThawSettings:
         for name in ('cost_exponent', 'minimum_step_visits', 'patience'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0')
-        if self.doubt < 1:
-            raise ValueError(f'doubt is {self.doubt}; it must be at least 1')
-        for name in ('minimum_step_share', 'minimum_step_of_run', 'reserve_share'):
+        for name in ('order_share', 'finish_share', 'minimum_step_share', 'minimum_step_of_run', 'reserve_share'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be in [0, 1)')
 
@@ -51,10 +56,12 @@ class FreezeThaw:
     Attributes:
       predict: from observations to the prediction of all configurations, conditioned on them.
       settings: the policy.
+      order: all configurations in the order of the zero-shot ranking; without it, none of `order_share`.
     """
 
     predict: Callable[[Observations], Prediction]
     settings: FreezeThawSettings = FreezeThawSettings()
+    order: tuple[int, ...] = ()
 
     def suggest(self, observations: Observations, remaining_seconds: float, width: int = 1) -> list[Suggestion]:
         """Returns up to `width` runs to advance at once, best first; an empty list when nothing can be gained.
@@ -71,17 +78,14 @@ class FreezeThaw:
             if believed is observations and self._is_out_of_patience(observations, prediction, remaining_seconds):
                 break
             taken = [s.configuration_index for s in suggestions]
-            for doubt in (self.settings.doubt, 1.0):  # doubt says what comes first, not that nothing is worth a try
-                decision = self.evaluate(believed, prediction, remaining_seconds, doubt)
-                score_C = decision.score_C.copy()
-                score_C[taken] = -np.inf
-                gain_C = np.where(np.isfinite(score_C), decision.gain_C, 0.0)
-                is_hopeless = gain_C.max() <= self.settings.minimum_gain and not decision.improves
-                if not is_hopeless:
-                    break
-            c = int(np.argmax(score_C))
-            if score_C[c] == -np.inf or is_hopeless:
+            decision = self.evaluate(believed, prediction, remaining_seconds)
+            score_C = decision.score_C.copy()
+            score_C[taken] = -np.inf
+            gain_C = np.where(np.isfinite(score_C), decision.gain_C, 0.0)
+            if score_C.max() == -np.inf or (gain_C.max() <= self.settings.minimum_gain and not decision.improves):
                 break
+            insured = self._insured(believed, prediction, decision, np.isfinite(score_C))
+            c = int(np.argmax(score_C)) if insured is None else insured
             suggestions.append(Suggestion(c, int(decision.next_C[c])))
             if len(suggestions) < width:
                 spent_before = believed.spent_seconds_C.sum()
@@ -89,14 +93,32 @@ class FreezeThaw:
                 remaining_seconds -= float(believed.spent_seconds_C.sum() - spent_before)
         return suggestions
 
+    def _insured(
+        self, observations: Observations, prediction: Prediction, decision: Acquisition, allowed_C: np.ndarray
+    ) -> int | None:
+        """Returns the run whose turn it is whatever its expected improvement, None where both shares are met."""
+        last_C, num_T = observations.last_grid_index_C, len(observations.fractions_T)
+        is_over_C = observations.diverged_C | (last_C == num_T - 1)
+        spent_C, spent = observations.spent_seconds_C, observations.spent_seconds_C.sum()
+        order_share, finish_share = self.settings.order_share, self.settings.finish_share
+        first_open = next((i for i, c in enumerate(self.order) if not is_over_C[c]), None)
+        if first_open is not None and order_share and spent:
+            in_order = spent_C[list(self.order[: first_open + 1])].sum()
+            if in_order <= order_share * spent and allowed_C[self.order[first_open]]:
+                return self.order[first_open]
+        if finish_share and spent_C[is_over_C].sum() <= finish_share * spent:
+            grid = np.arange(num_T)[None, :]
+            is_ahead_CT = (grid > last_C[:, None]) & (grid <= decision.reach_C[:, None]) & allowed_C[:, None]
+            lower_CT = np.asarray(prediction.quantile_CT(_OPTIMISM), np.float64)
+            return int(np.argmin(np.min(lower_CT, axis=1, where=is_ahead_CT, initial=np.inf)))
+        return None
+
     def _is_out_of_patience(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> bool:
         patience = self.settings.patience
         return patience > 0 and acquisition.gain_per_second(observations, prediction, remaining_seconds) < patience
 
-    def evaluate(
-        self, observations: Observations, prediction: Prediction, remaining_seconds: float, doubt: float | None = None
-    ) -> Acquisition:
-        """Returns the numbers behind a suggestion, one a configuration; `doubt` instead of that of the settings."""
+    def evaluate(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> Acquisition:
+        """Returns the numbers behind a suggestion, one a configuration."""
         budget_seconds = remaining_seconds + float(observations.spent_seconds_C.sum())
         full_run_C = np.asarray(prediction.cost_seconds_CT, np.float64)[:, -1]
         step_C = np.minimum(
@@ -110,7 +132,6 @@ class FreezeThaw:
             minimum_step_seconds=np.maximum(
                 step_C, self.settings.minimum_step_visits * observations.measurement_seconds
             ),
-            doubt=self.settings.doubt if doubt is None else doubt,
         )
 
 

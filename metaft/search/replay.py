@@ -45,9 +45,9 @@ def replay(
 ) -> Trajectory:
     """Replays a searcher.
 
-    Time goes by as recorded: a run costs its own share, so runs advanced at once cost their sum. A step that does not
-    fit into what remains ends the search without its measurement. A run that diverges on the way costs what it cost
-    until then.
+    Time goes by as recorded: a run costs its own share, so runs advanced at once cost their sum. Points that a step
+    passes are seen where they were recorded. The first one that does not fit into what remains ends the search. A run
+    that diverges on the way costs what it cost until then.
 
     Args:
       searcher: over the rows of the table.
@@ -55,7 +55,7 @@ def replay(
       budget_seconds: of the search.
       width: runs advanced at once.
       overhead_seconds_C: spent when a run is started.
-      measurement_seconds: spent at every measurement.
+      measurement_seconds: spent at every step, for its decision and measurement.
 
     Raises:
       BudgetError: the budget is not positive.
@@ -70,15 +70,15 @@ def replay(
     events: list[Event] = []
     while suggestions := searcher.suggest(observations, budget_seconds - spent, width):
         for c, t in suggestions:
-            t, value, cost_seconds = _recorded(table, observations, c, t)
-            started = observations.started_C[c]
-            spent += cost_seconds - float(observations.spent_seconds_C[c]) + measurement_seconds
-            spent += 0.0 if started else float(observations.overhead_seconds_C[c])
-            if spent > budget_seconds:
-                return Trajectory(tuple(events), observations)
-            observations = observations.observe(c, t, value, cost_seconds)
-            incumbent = observations.incumbent()
-            events.append(Event(spent, c, t, value, np.inf if incumbent is None else incumbent.value))
+            spent += measurement_seconds
+            spent += 0.0 if observations.started_C[c] else float(observations.overhead_seconds_C[c])
+            for u, value, cost_seconds in _recorded(table, observations, c, t):
+                spent += cost_seconds - float(observations.spent_seconds_C[c])
+                if spent > budget_seconds:
+                    return Trajectory(tuple(events), observations)
+                observations = observations.observe(c, u, value, cost_seconds)
+                incumbent = observations.incumbent()
+                events.append(Event(spent, c, u, value, np.inf if incumbent is None else incumbent.value))
     return Trajectory(tuple(events), observations)
 
 
@@ -93,21 +93,27 @@ def complete_rows(table: TaskTable) -> TaskTable:
     )
 
 
-def _recorded(table: TaskTable, observations: Observations, c: int, t: int) -> tuple[int, float, float]:
-    """Returns (grid index, value, cumulative seconds) of a step, cut short where the run diverged."""
-    if not observations.last_grid_index_C[c] < t < len(table.fractions_T):
+def _recorded(table: TaskTable, observations: Observations, c: int, t: int) -> list[tuple[int, float, float]]:
+    """Returns (grid index, value, cumulative seconds) of the points of a step, cut short where the run diverged."""
+    last = int(observations.last_grid_index_C[c])
+    if not last < t < len(table.fractions_T):
         raise DataError(
-            f'the searcher asked for configuration {c} at grid point {t}; it stands at '
-            f'{observations.last_grid_index_C[c]} of {len(table.fractions_T) - 1}'
+            f'the searcher asked for configuration {c} at grid point {t}; it stands at {last} of '
+            f'{len(table.fractions_T) - 1}'
         )
-    diverged = np.flatnonzero(np.isposinf(table.values_CT[c, : t + 1]))
-    t = int(diverged[0]) if diverged.size else t
-    value, seconds = float(table.values_CT[c, t]), float(table.costs_CT[c, t])
-    if np.isnan(value) or np.isnan(seconds):
-        raise DataError(
-            f'task {table.task!r}: configuration {c} was not measured at grid point {t}; replay complete_rows(table)'
-        )
-    return t, value, seconds
+    points = []
+    for u in range(last + 1, t + 1):
+        value, seconds = float(table.values_CT[c, u]), float(table.costs_CT[c, u])
+        if not (np.isnan(value) or np.isnan(seconds)):
+            points.append((u, value, seconds))
+        elif u == t:
+            raise DataError(
+                f'task {table.task!r}: configuration {c} was not measured at grid point {t}; '
+                'replay complete_rows(table)'
+            )
+        if np.isposinf(value):
+            break
+    return points
 
 
 def _is_complete(values_T: np.ndarray, costs_T: np.ndarray) -> bool:

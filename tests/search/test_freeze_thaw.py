@@ -71,15 +71,6 @@ def test_nothing_is_suggested_when_nothing_can_be_gained():
     assert sure.suggest(observations, 100.0) == []
 
 
-def test_doubt_says_what_comes_first_and_not_that_nothing_is_worth_a_try():
-    """The run in hand will not be the best, and the new one may be: with what remains it is tried."""
-    belief = GaussianBelief(curves([1.0, 2.0, 1.05]), seconds([16.0] * 3), sd=0.2)
-    observations = empty(3).observe(0, 4, 1.0, cost_seconds=16.0).observe(1, 3, belief.mean_CT[1, 3], 8.0)
-    searcher = FreezeThaw(belief, FreezeThawSettings(doubt=50.0))
-    assert searcher.evaluate(observations, belief(observations), 17.0).gain_C.max() < 1e-5
-    assert [s.configuration_index for s in searcher.suggest(observations, 17.0)] == [2]
-
-
 def test_renumbering_the_configurations_renumbers_the_suggestions():
     rng = np.random.default_rng(5)
     belief = random_belief(rng)
@@ -105,7 +96,7 @@ def test_with_a_perfect_posterior_the_best_run_is_taken_to_its_end():
 
 
 def test_the_last_seconds_finish_the_best_run_rather_than_start_others():
-    """At two full runs over thirty equal priors, which are right and so not doubted, it explores and still finishes."""
+    """At two full runs over thirty equal priors, which are right, it explores and still finishes."""
     finished = []
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -114,9 +105,12 @@ def test_the_last_seconds_finish_the_best_run_rather_than_start_others():
         values_CT = prior.mean_CT + 0.4 * rng.normal(size=(30, 5)) @ drawn.T
         table = TaskTable('made', 'loss', {}, [{}] * 30, FRACTIONS_T, values_CT, prior.seconds_CT, 3.0, 1.0)
         trajectory = replay(
-            FreezeThaw(prior, FreezeThawSettings(doubt=1.0, minimum_step_share=0.01)), table, budget_seconds=20.0
+            FreezeThaw(prior, FreezeThawSettings(finish_share=0.0, minimum_step_share=0.01)),
+            table,
+            budget_seconds=20.0,
         )
-        finished.append(trajectory.observations.incumbent().grid_index == 4)
+        incumbent = trajectory.observations.incumbent()
+        finished.append(trajectory.observations.last_grid_index_C[incumbent.configuration_index] == 4)
         assert trajectory.observations.started_C.sum() >= 5
         assert trajectory.observations.incumbent().value < np.median(values_CT.min(axis=1))
     assert np.mean(finished) >= 0.75
@@ -191,20 +185,50 @@ def test_slots_share_what_remains():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match='cost_exponent is -1'):
         FreezeThawSettings(cost_exponent=-1)
-    with pytest.raises(ValueError, match=r'doubt is 0\.5; it must be at least 1'):
-        FreezeThawSettings(doubt=0.5)
     with pytest.raises(ValueError, match=r'reserve_share is 1.5; it must be in \[0, 1\)'):
         FreezeThawSettings(reserve_share=1.5)
 
 
-# Remade only where the search's behaviour is meant to change; last when its doubt of new runs was dropped.
-GOLDEN = [(6, 1), (5, 0), (5, 2), (5, 3), (5, 4), (6, 2), (3, 0), (2, 0), (6, 3), (4, 0)]
+# Remade only where the search's behaviour is meant to change; last when replays began to see what a step passes.
+GOLDEN = [(6, 0), (6, 1), (5, 0), (5, 1), (5, 2), (5, 3), (5, 4), (6, 2), (3, 0), (2, 0), (6, 3), (4, 0)]
+INSURED = [(6, 0), (6, 1), (6, 2), (5, 0), (5, 1), (5, 2), (5, 3), (5, 4), (3, 0), (2, 0), (6, 3), (6, 4), (4, 0)]
 
 
-def test_without_doubt_it_does_what_it_did():
+@pytest.mark.parametrize(('share', 'wanted'), [(0.0, GOLDEN), (0.5, INSURED)])
+def test_it_does_what_it_did(share, wanted):
     rng = np.random.default_rng(11)
     belief = random_belief(rng)
-    searcher, table = FreezeThaw(belief, FreezeThawSettings(doubt=1.0)), random_table(rng, belief)
+    order = tuple(np.argsort(belief.mean_CT[:, -1]).tolist())
+    settings = FreezeThawSettings(order_share=2 / 3 * share, finish_share=share)
+    searcher, table = FreezeThaw(belief, settings, order), random_table(rng, belief)
     start_up = np.linspace(0.0, 1.0, 8)
     trajectory = replay(searcher, table, 40.0, overhead_seconds_C=start_up, measurement_seconds=0.1)
-    assert [(event.configuration_index, event.grid_index) for event in trajectory.events] == GOLDEN
+    assert [(event.configuration_index, event.grid_index) for event in trajectory.events] == wanted
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_what_is_spent_is_insured(seed):
+    """Thirty equal runs of 10 seconds and 200 seconds: a third goes to the order, half to finished runs, but a run."""
+    rng = np.random.default_rng(seed)
+    belief = GaussianBelief(curves(rng.uniform(0.5, 2.5, 30)), seconds(np.full(30, 10.0)), sd=0.4)
+    values_CT = belief.mean_CT + 0.4 * rng.normal(size=(30, 1))
+    table = TaskTable('made', 'loss', {}, [{}] * 30, FRACTIONS_T, values_CT, belief.seconds_CT, 3.0, 1.0)
+    order = tuple(rng.permutation(30).tolist())  # a ranking that knows nothing
+    seen = {}
+    for name, shares in {'bare': (0.0, 0.0), 'insured': (0.4, 0.6)}.items():
+        settings = FreezeThawSettings(order_share=shares[0], finish_share=shares[1])
+        seen[name] = replay(FreezeThaw(belief, settings, order), table, 200.0).observations
+    spent_C, is_over_C = seen['insured'].spent_seconds_C, seen['insured'].last_grid_index_C == 4
+    in_order = np.cumsum(is_over_C[list(order)] == 0) == 0  # the runs before the first open one
+    assert spent_C[is_over_C].sum() > 0.6 * spent_C.sum() - 10.0
+    assert spent_C[list(order)][in_order].sum() > 0.4 * spent_C.sum() - 10.0
+    assert is_over_C.sum() >= (seen['bare'].last_grid_index_C == 4).sum()
+
+
+def test_the_order_has_its_turn_only_where_there_is_one():
+    belief = GaussianBelief(curves([2.0, 1.0, 1.5]), seconds([10.0] * 3), sd=0.4)
+    searcher = FreezeThaw(belief, FreezeThawSettings(order_share=0.5), (2, 0, 1))
+    observations = empty(3).observe(1, 1, 2.0, 2.5)
+    assert [s.configuration_index for s in searcher.suggest(observations, 100.0)] == [2]
+    bare = dataclasses.replace(searcher, order=())
+    assert [s.configuration_index for s in bare.suggest(observations, 100.0)] == [1]

@@ -1,7 +1,5 @@
 """The replayed clock, the recorded table's holes, and the regret in closed form."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -28,18 +26,17 @@ def table():
     )
 
 
-@dataclasses.dataclass(frozen=True)
 class Listed:
     """Suggests what it was given, one batch a call."""
 
-    batches: tuple
+    def __init__(self, batches):
+        self.batches = iter(batches)
 
     def suggest(self, observations, remaining_seconds, width=1):
-        done = sum(len(batch) > 0 for batch in self.batches[: observations.num_measurements])
-        return [Suggestion(*s) for s in self.batches[done]] if done < len(self.batches) else []
+        return [Suggestion(*s) for s in next(self.batches, ())]
 
 
-def test_start_up_and_measurements_run_on_the_clock_and_skipped_points_do_not():
+def test_start_up_and_steps_run_on_the_clock_and_points_that_are_passed_do_not():
     trajectory = replay(
         Listed((((0, 2),), ((0, 4),), ((1, 0),))),
         table(),
@@ -48,13 +45,14 @@ def test_start_up_and_measurements_run_on_the_clock_and_skipped_points_do_not():
         measurement_seconds=0.5,
     )
     # 5 + 4 + .5, then 12 + .5, then 7 + 1 + .5
-    np.testing.assert_allclose([event.seconds for event in trajectory.events], [9.5, 22.0, 30.5])
-    assert trajectory.observations.num_measurements == 3
+    at = {(event.configuration_index, event.grid_index): event.seconds for event in trajectory.events}
+    np.testing.assert_allclose([at[0, 2], at[0, 4], at[1, 0]], [9.5, 22.0, 30.5])
+    assert list(at) == [(0, t) for t in range(5)] + [(1, 0)]  # those on the way are seen too
 
 
-def test_a_step_beyond_the_budget_gives_no_measurement():
+def test_a_step_beyond_the_budget_gives_what_it_passed_and_no_more():
     trajectory = replay(Listed((((0, 2),), ((0, 4),))), table(), budget_seconds=15.9)
-    assert [event.grid_index for event in trajectory.events] == [2]
+    assert [event.grid_index for event in trajectory.events] == [0, 1, 2, 3]  # the last point costs 16
 
 
 def test_runs_advanced_at_once_cost_their_sum():
@@ -68,8 +66,8 @@ def test_a_run_that_diverges_on_the_way_costs_what_it_cost_until_then():
     made.values_CT[0, 1:] = np.inf
     made.costs_CT[0, 2:] = np.nan  # nothing was recorded after it
     trajectory = replay(Listed((((0, 4),), ((1, 0),))), made, budget_seconds=100.0)
-    assert trajectory.events[0][:3] == (2.0, 0, 1) and np.isposinf(trajectory.events[0].best_value)
-    assert trajectory.best_value_at(2.0) == 3.0 and trajectory.best_value_at(3.0) == made.values_CT[1, 0]
+    assert [event[:3] for event in trajectory.events] == [(1.0, 0, 0), (2.0, 0, 1), (3.0, 1, 0)]
+    assert np.isposinf(trajectory.events[1].value) and trajectory.best_value_at(2.0) == made.values_CT[0, 0]
 
 
 def test_what_was_not_recorded_or_was_asked_twice_is_an_error():

@@ -130,10 +130,11 @@ def _metaft_predict(problem: Problem, seed: int) -> Predict:
 
 
 def _metaft(problem: Problem, seed: int) -> Searcher:
-    return FreezeThaw(following(_metaft_predict(problem, seed)))
+    order = _metaft_transfer(problem, seed).order
+    return FreezeThaw(following(_metaft_predict(problem, seed)), order=order)
 
 
-def _metaft_transfer(problem: Problem, seed: int) -> Searcher:
+def _metaft_transfer(problem: Problem, seed: int) -> baselines.InOrder:
     nothing_CT = np.full(problem.table.values_CT.shape, np.nan)
     return baselines.transfer(_metaft_predict(problem, seed)(nothing_CT, nothing_CT))
 

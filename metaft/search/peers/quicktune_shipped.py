@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,9 @@ _MIN_COSTS = 400  # runs: with fewer than ten batches its cost predictor divides
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """Its two predictors, fitted, and where they keep their files."""
+    """Its two predictors, fitted, their hyperparameters (whether each is text), and where they keep their files."""
 
+    hyperparameters: dict[str, bool]
     performance: Any
     cost: Any
     directory: tempfile.TemporaryDirectory
@@ -40,7 +41,8 @@ def learn(tables: Sequence[TaskTable], seed: int) -> Learned:
     """Fits both predictors on all runs of all training tasks."""
     predictors = _load()
     directory = tempfile.TemporaryDirectory(prefix='metaft-quicktune-')
-    frame = pd.concat([_frame(table) for table in tables], ignore_index=True)
+    hyperparameters = _hyperparameters(tables)
+    frame = pd.concat([_frame(table, hyperparameters) for table in tables], ignore_index=True)
     curves = np.concatenate([scores(table, table.values_CT) for table in tables])
     costs = np.concatenate([table.costs_CT[:, -1:] for table in tables])
     chosen = np.random.default_rng(seed).permutation(len(frame))[: max(_MAX_POINTS // curves.shape[1], 1)]
@@ -53,7 +55,7 @@ def learn(tables: Sequence[TaskTable], seed: int) -> Learned:
         cost = predictors.CostPredictor(path=f'{directory.name}/cost', seed=seed, verbosity=0)
         often = np.resize(np.flatnonzero(whole), max(whole.sum(), _MIN_COSTS))
         cost.fit(frame.iloc[often].reset_index(drop=True), costs[often])
-    return Learned(performance, cost, directory)
+    return Learned(hyperparameters, performance, cost, directory)
 
 
 def searcher(learned: Learned, table: TaskTable, seed: int) -> Searcher:
@@ -74,7 +76,7 @@ def searcher(learned: Learned, table: TaskTable, seed: int) -> Searcher:
             verbosity=0,
         )
         order = np.random.default_rng(seed).permutation(len(table.configurations))
-        optimizer.setup_pandas(_frame(table).iloc[order].reset_index(drop=True))
+        optimizer.setup_pandas(_frame(table, learned.hyperparameters).iloc[order].reset_index(drop=True))
     return ask_tell.Driven(_QuickTune(optimizer, order), ask_tell.unit(table))
 
 
@@ -100,15 +102,25 @@ class _QuickTune:
         self.optimizer.tell({**self.asked, 'score': score, 'cost': 1.0, 'status': True})
 
 
-def _frame(table: TaskTable) -> pd.DataFrame:
+def _hyperparameters(tables: Sequence[TaskTable]) -> dict[str, bool]:
+    """Returns the hyperparameters of any configuration, and whether they are text to the tool."""
+    is_text: dict[str, bool] = {}
+    for name, value in (pair for table in tables for c in table.configurations for pair in c.items()):
+        is_text[name] = is_text.get(name, False) or isinstance(value, str | bool)
+    return is_text
+
+
+def _frame(table: TaskTable, hyperparameters: Mapping[str, bool]) -> pd.DataFrame:
     """Returns configurations and meta-features as its columns: numbers, or text for categories."""
-    frame = pd.DataFrame(table.configurations)
-    for name in frame:
-        present = frame[name].dropna()
-        if present.map(lambda v: isinstance(v, str | bool)).any():
-            frame[name] = frame[name].map(str).astype(object)
-        else:
-            frame[name] = frame[name].astype(float)
+    column = lambda name: [c.get(name) for c in table.configurations]
+    frame = pd.DataFrame(
+        {
+            name: pd.Series([str(v) for v in column(name)], dtype=object)
+            if is_text
+            else pd.Series(column(name), dtype=float)
+            for name, is_text in hyperparameters.items()
+        }
+    )
     known = {f'task.{name}': float(value) for name, value in table.meta_features.items()}
     return pd.concat([frame, pd.DataFrame([known] * len(frame))], axis=1)
 
