@@ -31,13 +31,13 @@ def test_what_is_measured_already_is_told_and_not_paid():
     package = Listed([(0, 1), (0, 0), (0, 1), (1, 3)])
     trajectory = replay(ask_tell.Driven(package, lambda value: value), table, 40.0)
     value_CT = table.values_CT
-    # Point 0 was jumped over: the next one measured stands for it.
-    wanted = [(0, 1, value_CT[0, 1]), (0, 0, value_CT[0, 1]), (0, 1, value_CT[0, 1]), (1, 3, value_CT[1, 3])]
+    # Point 0 was seen in passing.
+    wanted = [(0, 1, value_CT[0, 1]), (0, 0, value_CT[0, 0]), (0, 1, value_CT[0, 1]), (1, 3, value_CT[1, 3])]
     assert package.told == wanted
-    assert [event[1:3] for event in trajectory.events[:2]] == [(0, 1), (1, 3)]
+    assert [event[1:3] for event in trajectory.events[:6]] == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3)]
     # Then what is begun is finished, the better one first.
     better = int(np.argmin([value_CT[0, 1], value_CT[1, 3]]))
-    assert trajectory.events[2].configuration_index == better and trajectory.observations.started_C.sum() == 2
+    assert trajectory.events[6].configuration_index == better and trajectory.observations.started_C.sum() == 2
 
 
 def test_losses_are_in_the_unit_interval():
