@@ -377,9 +377,7 @@ def make_searcher(settings: Settings, problem: 'Problem') -> 'Searcher':
     predict = problem.predictor()
     zero_shot = lambda: transfer(predict(problem.nothing_observed))
     makers: dict[str, Callable[[], Searcher]] = {
-        'freeze_thaw': lambda: FreezeThaw(
-            predict, FreezeThawSettings.of(problem.metric, settings.patience), zero_shot().order
-        ),
+        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience), zero_shot().order),
         'transfer': zero_shot,
         'random': lambda: random_search(len(problem.candidates), settings.seed),
     }

@@ -16,11 +16,6 @@ ended with twenty runs begun and none finished.)
     gain(c)   = max over t in (last, reach] of EI_c,t(threshold)
     score(c)  = gain(c) / seconds(last -> next)^cost_exponent,  -inf where the plan would be cut short
 
-While a begun run can be advanced, new ones are taken to come out up to `doubt` times worse than predicted: the best of
-many predictions is too good, and only a begun run has been brought down to what it is (the optimizer's curse of Smith
-and Winkler 2006). The doubt is full where finishing the best begun run takes half of what remains or more, and goes to
-none with the square of that share: with much time left, finding out costs little.
-
 Everything is vectorised NumPy over [C, T]: a decision takes about a millisecond beside the surrogate's prediction.
 """
 
@@ -64,7 +59,6 @@ def evaluate(
     *,
     cost_exponent: float,
     minimum_step_seconds: float | np.ndarray,
-    doubt: float,
 ) -> Acquisition:
     """Scores every configuration; the largest score is the best step.
 
@@ -75,7 +69,6 @@ def evaluate(
       cost_exponent: 0 leaves the cost of the step out, 1 divides by it.
       minimum_step_seconds: a step over cheap early grid points goes on to the first one that costs at least this much;
         [C] is one for each.
-      doubt: the largest factor of the predicted values of new runs while a begun one can be advanced, at least 1.
     """
     last_C = observations.last_grid_index_C
     rows = np.arange(len(last_C))
@@ -92,14 +85,9 @@ def evaluate(
     is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
     median_CT = np.where(is_ahead_CT, np.asarray(prediction.quantile_CT(0.5), np.float64), np.inf)
     improves = float(np.min(median_CT)) < observations.best_value
-    begun_CT = np.where(observations.started_C[:, None], median_CT, np.inf)
-    has_begun = bool(np.isfinite(begun_CT).any())
-    needed = min(1.0, 2.0 * float(ahead_CT.flat[np.argmin(begun_CT)]) / remaining_seconds) if has_begun else 0.0
-    doubt_C1 = np.where(observations.started_C, 1.0, 1.0 + (doubt - 1.0) * needed**2)[:, None]
-    median_CT = doubt_C1 * median_CT
     plan, at = map(int, np.unravel_index(np.argmin(median_CT), median_CT.shape))
     threshold = min(observations.best_value, float(median_CT[plan, at]))
-    improvement_CT = doubt_C1 * np.asarray(prediction.expected_improvement_CT(threshold / doubt_C1), np.float64)
+    improvement_CT = np.asarray(prediction.expected_improvement_CT(threshold), np.float64)
     gain_C = np.max(np.where(is_ahead_CT, improvement_CT, 0.0), axis=1)
 
     step_C = ahead_CT[rows, next_C]
@@ -124,8 +112,7 @@ def gain_per_second(observations: Observations, prediction: Prediction, remainin
 
     max over c and t in (last, reach] of EI_c,t(incumbent) / seconds(last -> t); 0 where nothing can be advanced. The
     improvement by several runs is at most the sum of theirs, so no choice of runs gains faster than the best one of
-    them. (Runs that are left when they disappoint can: costs are saved where the gain was not. And new runs are not
-    doubted here: this decides whether anything is worth its cost, not what comes first.)
+    them. (Runs that are left when they disappoint can: costs are saved where the gain was not.)
     """
     ahead_CT = seconds_ahead(observations, np.asarray(prediction.cost_seconds_CT, np.float64))
     last_C = observations.last_grid_index_C

@@ -11,7 +11,6 @@ at least `finish_share`, those included, to runs that are at their end; the rest
 
 import dataclasses
 from collections.abc import Callable
-from typing import Self
 
 import numpy as np
 
@@ -27,14 +26,13 @@ class FreezeThawSettings:
     """The policy.
 
     Cost exponent and steps by replay of collected tasks and by live runs of eight of them, with surrogates that had
-    left them out: exponents of 0 to 0.3 and steps of 1 to 8 % are alike. Doubt and shares by replays of the
-    meta-dataset and LCBench, and by live runs under 2 full runs among 512 candidates (docs/results.md).
+    left them out: exponents of 0 to 0.3 and steps of 1 to 8 % are alike. The two shares by replays of the meta-dataset
+    and of LCBench, and by the same live runs (docs/results.md).
     """
 
     order_share: float = 0.15  # of what is spent, see above; 0: none
     finish_share: float = 0.4
     cost_exponent: float = 0.2  # of the seconds of a step; 0 ignores the cost, 1 divides by it
-    doubt: float = 1.0  # largest factor of the predicted values of new runs while a begun one can be advanced; 1: none
     minimum_step_share: float = 0.06  # of the whole budget: a cheaper step is not worth a decision
     minimum_step_of_run: float = 0.12  # of a full run: a step need not be longer, whatever the budget
     minimum_step_visits: float = 3.0  # a step takes at least this many times what deciding and measuring cost
@@ -42,21 +40,10 @@ class FreezeThawSettings:
     minimum_gain: float = 1e-5  # as a share of the value before finetuning: below it nothing can be gained any more
     patience: float = 0.0  # of the metric by the second: the search stops where no run is expected to gain that much
 
-    @classmethod
-    def of(cls, metric: str, patience: float = 0.0) -> Self:
-        """Returns the policy for a metric: new runs are doubted by a factor where the metric is a loss.
-
-        Runs differ by factors of a loss; of an error share, where half of all runs lie within a factor of two, such a
-        factor would leave nothing to begin.
-        """
-        return cls(doubt=2.0 if metric == 'loss' else 1.0, patience=patience)
-
     def __post_init__(self):
         for name in ('cost_exponent', 'minimum_step_visits', 'patience'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0')
-        if self.doubt < 1:
-            raise ValueError(f'doubt is {self.doubt}; it must be at least 1')
         for name in ('order_share', 'finish_share', 'minimum_step_share', 'minimum_step_of_run', 'reserve_share'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be in [0, 1)')
@@ -91,15 +78,11 @@ class FreezeThaw:
             if believed is observations and self._is_out_of_patience(observations, prediction, remaining_seconds):
                 break
             taken = [s.configuration_index for s in suggestions]
-            for doubt in (self.settings.doubt, 1.0):  # doubt says what comes first, not that nothing is worth a try
-                decision = self.evaluate(believed, prediction, remaining_seconds, doubt)
-                score_C = decision.score_C.copy()
-                score_C[taken] = -np.inf
-                gain_C = np.where(np.isfinite(score_C), decision.gain_C, 0.0)
-                is_hopeless = gain_C.max() <= self.settings.minimum_gain and not decision.improves
-                if not is_hopeless:
-                    break
-            if score_C.max() == -np.inf or is_hopeless:
+            decision = self.evaluate(believed, prediction, remaining_seconds)
+            score_C = decision.score_C.copy()
+            score_C[taken] = -np.inf
+            gain_C = np.where(np.isfinite(score_C), decision.gain_C, 0.0)
+            if score_C.max() == -np.inf or (gain_C.max() <= self.settings.minimum_gain and not decision.improves):
                 break
             insured = self._insured(believed, prediction, decision, np.isfinite(score_C))
             c = int(np.argmax(score_C)) if insured is None else insured
@@ -134,10 +117,8 @@ class FreezeThaw:
         patience = self.settings.patience
         return patience > 0 and acquisition.gain_per_second(observations, prediction, remaining_seconds) < patience
 
-    def evaluate(
-        self, observations: Observations, prediction: Prediction, remaining_seconds: float, doubt: float | None = None
-    ) -> Acquisition:
-        """Returns the numbers behind a suggestion, one a configuration; `doubt` instead of that of the settings."""
+    def evaluate(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> Acquisition:
+        """Returns the numbers behind a suggestion, one a configuration."""
         budget_seconds = remaining_seconds + float(observations.spent_seconds_C.sum())
         full_run_C = np.asarray(prediction.cost_seconds_CT, np.float64)[:, -1]
         step_C = np.minimum(
@@ -151,7 +132,6 @@ class FreezeThaw:
             minimum_step_seconds=np.maximum(
                 step_C, self.settings.minimum_step_visits * observations.measurement_seconds
             ),
-            doubt=self.settings.doubt if doubt is None else doubt,
         )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from metaft.search import acquisition
 from tests.search.beliefs import GaussianBelief, GaussianPrediction, curves, empty, seconds
 
-POLICY = dict(cost_exponent=0.5, minimum_step_seconds=0.0, doubt=1.0)
+POLICY = dict(cost_exponent=0.5, minimum_step_seconds=0.0)
 
 
 def certain(values_CT, seconds_CT):
@@ -27,36 +27,13 @@ def test_the_gain_agrees_with_the_integral_over_the_posterior():
     belief = GaussianBelief(curves([1.0, 1.5]), seconds([16.0, 16.0]), sd=0.7)
     observations = empty(2).observe(0, 1, 2.0, 2.0)
     prediction = belief(observations)
-    for doubt in (1.0, 1.5):
-        decision = acquisition.evaluate(observations, prediction, 100.0, **{**POLICY, 'doubt': doubt})
-        draws = np.random.default_rng(0).normal(size=(200_000, 1, 1)) * prediction.sd_CT + prediction.mean_CT
-        needed = min(1.0, 2.0 * (16.0 - 2.0) / 100.0)  # to finish the run in hand, as a share of half of what remains
-        factor_C = np.array([1.0, 1.0 + (doubt - 1.0) * needed**2])
-        medians_C = factor_C * [prediction.mean_CT[0, 2:].min(), prediction.mean_CT[1].min()]
-        assert decision.plan == np.argmin(medians_C) and medians_C.min() < 2.0
-        for c, last in ((0, 1), (1, -1)):
-            integral_T = np.maximum(medians_C.min() - factor_C[c] * draws[:, c, last + 1 :], 0.0).mean(axis=0)
-            np.testing.assert_allclose(decision.gain_C[c], integral_T.max(), rtol=0.02)  # 5 sd of the draws
-
-
-def test_a_run_in_hand_is_not_left_for_one_that_is_predicted_only_a_little_better():
-    prediction = certain(curves([1.0, 0.9, 0.5]), seconds([16.0] * 3))
-    observations = empty(3).observe(0, 1, 2.4, cost_seconds=2.0)
-    choose = lambda doubt, remaining: int(
-        np.argmax(acquisition.evaluate(observations, prediction, remaining, **{**POLICY, 'doubt': doubt}).score_C)
-    )
-    assert [choose(doubt, 20.0) for doubt in (1.0, 1.5, 2.5)] == [2, 2, 0]
-    assert choose(2.5, 200.0) == 2  # with that much time left, finding out costs little
-
-
-def test_there_is_no_doubt_where_nothing_is_in_hand():
-    """A predicted gain smaller than the doubt is a gain, before the first run and after the last one ended."""
-    prediction = certain(curves([2.5, 2.7]), seconds([16.0] * 2))
-    policy = {**POLICY, 'doubt': 5.0}
-    first = acquisition.evaluate(empty(2), prediction, 50.0, **policy)
-    assert first.improves and first.plan == np.argmax(first.score_C) == 0
-    ended = acquisition.evaluate(empty(2).observe(1, 4, 2.7, cost_seconds=16.0), prediction, 30.0, **policy)
-    assert ended.improves and ended.plan == np.argmax(ended.score_C) == 0
+    decision = acquisition.evaluate(observations, prediction, 100.0, **POLICY)
+    draws = np.random.default_rng(0).normal(size=(200_000, 1, 1)) * prediction.sd_CT + prediction.mean_CT
+    medians_C = np.array([prediction.mean_CT[0, 2:].min(), prediction.mean_CT[1].min()])
+    assert decision.plan == np.argmin(medians_C) and medians_C.min() < 2.0
+    for c, last in ((0, 1), (1, -1)):
+        integral_T = np.maximum(medians_C.min() - draws[:, c, last + 1 :], 0.0).mean(axis=0)
+        np.testing.assert_allclose(decision.gain_C[c], integral_T.max(), rtol=0.02)  # 5 sd of the draws
 
 
 def test_with_little_budget_only_what_can_still_be_reached_counts():

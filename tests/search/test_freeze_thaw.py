@@ -71,15 +71,6 @@ def test_nothing_is_suggested_when_nothing_can_be_gained():
     assert sure.suggest(observations, 100.0) == []
 
 
-def test_doubt_says_what_comes_first_and_not_that_nothing_is_worth_a_try():
-    """The run in hand will not be the best, and the new one may be: with what remains it is tried."""
-    belief = GaussianBelief(curves([1.0, 2.0, 1.05]), seconds([16.0] * 3), sd=0.2)
-    observations = empty(3).observe(0, 4, 1.0, cost_seconds=16.0).observe(1, 3, belief.mean_CT[1, 3], 8.0)
-    searcher = FreezeThaw(belief, FreezeThawSettings(doubt=50.0, finish_share=0.0))
-    assert searcher.evaluate(observations, belief(observations), 17.0).gain_C.max() < 1e-5
-    assert [s.configuration_index for s in searcher.suggest(observations, 17.0)] == [2]
-
-
 def test_renumbering_the_configurations_renumbers_the_suggestions():
     rng = np.random.default_rng(5)
     belief = random_belief(rng)
@@ -194,8 +185,6 @@ def test_slots_share_what_remains():
 def test_settings_are_checked():
     with pytest.raises(ValueError, match='cost_exponent is -1'):
         FreezeThawSettings(cost_exponent=-1)
-    with pytest.raises(ValueError, match=r'doubt is 0\.5; it must be at least 1'):
-        FreezeThawSettings(doubt=0.5)
     with pytest.raises(ValueError, match=r'reserve_share is 1.5; it must be in \[0, 1\)'):
         FreezeThawSettings(reserve_share=1.5)
 

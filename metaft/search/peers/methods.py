@@ -16,7 +16,7 @@ from metaft.errors import InputError
 from metaft.metadataset.published import benchmarks
 from metaft.metadataset.tables import TaskTable
 from metaft.search import baselines
-from metaft.search.freeze_thaw import FreezeThaw, FreezeThawSettings
+from metaft.search.freeze_thaw import FreezeThaw
 from metaft.search.observations import Observations, Searcher
 from metaft.search.peers import dre, quicktune
 from metaft.search.peers.covariance_gp import CovarianceGP
@@ -131,8 +131,7 @@ def _metaft_predict(problem: Problem, seed: int) -> Predict:
 
 def _metaft(problem: Problem, seed: int) -> Searcher:
     order = _metaft_transfer(problem, seed).order
-    settings = FreezeThawSettings.of(problem.table.metric)
-    return FreezeThaw(following(_metaft_predict(problem, seed)), settings, order)
+    return FreezeThaw(following(_metaft_predict(problem, seed)), order=order)
 
 
 def _metaft_transfer(problem: Problem, seed: int) -> baselines.InOrder:
