@@ -3,34 +3,51 @@
     launch/local.sh heldout --workdir=runs/heldout
 
 For each held-out dataset and seed the default configuration is run to its full budget. Compiling and then running it
---budget_full_runs times is what freeze-thaw search and random search (full runs of configurations drawn uniformly, one
-after another) get, by a clock that counts compilation, decisions and evaluation. `default_again` spends the same on a
-second seed of the default configuration and takes the better run by validation loss. Writes heldout.csv, one row a
-(dataset, seed, method), and heldout.md, the table of the README. Costs about half a minute a seed; resumable.
+--budget_full_runs times is what each search gets, by a clock that counts compilation, decisions and evaluation:
+
+    random            full runs of configurations drawn uniformly, one after another
+    dehb              DEHB by its own package, over the same draw (requirements-peers.txt)
+    quicktune_refit   Quick-Tune with its encoder repaired, which learned from the shipped meta-dataset, and learns on
+    transfer          full runs in the order of metaft's zero-shot ranking
+    metaft            freeze-thaw search
+
+`default_again` spends the same on a second seed of the default configuration and takes the better run by validation
+loss. Writes heldout.csv, one row a (dataset, seed, method), and heldout.md, the table of the README. Costs about ten
+seconds a search; resumable.
 """
 
 import dataclasses
+import functools
 import json
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from experiments import program, tune
+from experiments import program, train_surrogate, tune
 from experiments.program import setting
 from metaft.errors import InputError
 
 if typing.TYPE_CHECKING:
     import pandas as pd
 
+    from metaft.metadataset.tables import TaskTable
+    from metaft.search.observations import Searcher
+    from metaft.tuning.problem import Problem
+
 PRIMARY = ('held_out_date_448', 'held_out_bracket_384', 'held_out_rule_416')  # of three kinds, named before any run
-METHODS = ('default', 'default_again', 'random', 'metaft')
+PEERS = ('dehb', 'quicktune_refit')
+SEARCHED_AS = {'metaft': 'freeze_thaw', 'dehb': 'random', 'quicktune_refit': 'freeze_thaw'}  # whose candidates they get
+DEFAULTS = ('default', 'default_again')
+SEARCHES = ('random', 'dehb', 'quicktune_refit', 'transfer', 'metaft')
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     workdir: Path = setting(Path('runs/heldout'), 'where results go')
     datasets: tuple[str, ...] = setting((), 'names of HELD_OUT in the catalogue; all of them if empty')
+    searches: tuple[str, ...] = setting(('random', 'transfer', 'metaft'), 'who searches', choices=SEARCHES)
     num_seeds: int = setting(5, 'repetitions: other candidates, initialisations and data orders')
     budget_full_runs: float = setting(2.0, 'budget of a search, in full runs of the default configuration')
     model: str = setting(tune.Settings.model, 'directory of the base model')
@@ -47,8 +64,10 @@ def main(settings: Settings) -> None:
     """Run what is missing, then write the table."""
     import pandas as pd
 
+    from metaft.search.peers import methods
     from metaft.tasks import catalogue
 
+    methods.check([name for name in settings.searches if name in PEERS])  # before anything takes long
     program.prepare_workdir(settings.workdir, settings, ('budget_full_runs', 'model'))
     rows = []
     for dataset in settings.datasets or tuple(catalogue.HELD_OUT):
@@ -59,8 +78,8 @@ def main(settings: Settings) -> None:
             run_seconds, compile_seconds = default['default']['full_run_seconds'], default['compile_seconds']
             budget_seconds = compile_seconds + settings.budget_full_runs * run_seconds
             again = min(default, defaults[(seed + 1) % len(defaults)], key=lambda r: r['default']['validation_loss'])
-            for method in METHODS:
-                if method in ('default', 'default_again'):
+            for method in (*DEFAULTS, *settings.searches):
+                if method in DEFAULTS:
                     results = default if method == 'default' else again
                     found, spent = results['default'], compile_seconds + run_seconds * (1 if method == 'default' else 2)
                 else:
@@ -123,7 +142,7 @@ def one(
             budget_seconds=budget_seconds,
             methods=('lora',),
             compare=False,
-            search='random' if method == 'random' else 'freeze_thaw',
+            search=SEARCHED_AS.get(method, method),
             allow_overlap=True,
             seed=seed,
         )
@@ -134,8 +153,43 @@ def one(
             found = {'default': outcome.default(problem, budget_seconds), 'zero_shot': outcome.untrained(problem)}
             program.write_json(path, found | {'num_runs_started': 1, 'compile_seconds': compile_seconds})
         else:
-            tune.main(job)
+            tune.main(job, peer(method) if method in PEERS else None)
     return json.loads(path.read_text())
+
+
+def peer(method: str) -> Callable[[tune.Settings, 'Problem'], 'Searcher']:
+    """Return who makes the searcher of a peer over a job's candidates."""
+    from metaft.finetune.budget import fractions
+    from metaft.metadataset.tables import TaskTable
+    from metaft.search.peers.methods import METHODS, Fold
+    from metaft.search.peers.methods import Problem as Replayed
+
+    def make(job: tune.Settings, problem: 'Problem') -> 'Searcher':
+        nothing_CT = np.full((len(problem.candidates), len(fractions())), np.nan)
+        table = TaskTable(
+            task=problem.record.task,
+            metric=problem.metric,
+            meta_features={k: np.nan if v is None else v for k, v in problem.record.meta_features.items()},
+            configurations=[c.identity() for c in problem.candidates],
+            fractions_T=np.asarray(fractions()),
+            values_CT=nothing_CT,
+            costs_CT=nothing_CT,
+            reference_value=problem.reference_value,
+            reference_seconds=problem.record.reference_seconds,
+            dataset=problem.record.dataset,
+            max_examples=problem.record.max_examples,
+        )
+        fold = Fold(training_tables() if METHODS[method].transfers else [], lambda: problem.surrogate)
+        return METHODS[method].searcher(Replayed(table, fold), job.seed)
+
+    return make
+
+
+@functools.cache
+def training_tables() -> list['TaskTable']:
+    """Return the shipped meta-dataset, for peers that learn from it."""
+    tables = train_surrogate.read_tables(train_surrogate.Settings())
+    return [table for table in tables if table.metric == 'loss']
 
 
 def table(frame: 'pd.DataFrame') -> str:
@@ -149,15 +203,16 @@ def table(frame: 'pd.DataFrame') -> str:
         low, high = interval
         return f'{values.mean():.3f} [{low:.3f}, {high:.3f}]'
 
-    lines = ['| dataset | zero-shot | ' + ' | '.join(METHODS) + ' |', '|---|---|' + '---|' * len(METHODS)]
+    methods = list(dict.fromkeys(frame['method']))
+    lines = ['| dataset | zero-shot | ' + ' | '.join(methods) + ' |', '|---|---|' + '---|' * len(methods)]
     for dataset, part in frame.groupby('dataset', sort=False):
-        cells = [cell(part[part['method'] == m]['test_loss'].to_numpy()) for m in METHODS]
+        cells = [cell(part[part['method'] == m]['test_loss'].to_numpy()) for m in methods]
         lines.append(f'| {dataset} | {part["zero_shot_test_loss"].mean():.3f} | ' + ' | '.join(cells) + ' |')
     # A mean over datasets for each seed, so that its interval is over seeds as the others are.
     for name, part in (('mean of the three named', frame[frame['dataset'].isin(PRIMARY)]), ('mean of all', frame)):
         if len(part):
             by_seed = part.groupby(['method', 'seed'])['test_loss'].mean()
-            cells = [cell(by_seed[m].to_numpy()) for m in METHODS]
+            cells = [cell(by_seed[m].to_numpy()) for m in methods]
             lines.append(f'| {name} | {part["zero_shot_test_loss"].mean():.3f} | ' + ' | '.join(cells) + ' |')
     return '\n'.join(lines) + '\n'
 

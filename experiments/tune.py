@@ -175,14 +175,14 @@ class Settings:
         return parsed
 
 
-def main(settings: Settings) -> None:
-    """Run the job from data to report."""
+def main(settings: Settings, decided_by: Callable[[Settings, 'Problem'], 'Searcher'] | None = None) -> None:
+    """Run the job from data to report; `decided_by` makes another searcher than --search, for comparisons."""
     from metaft.report.terminal import Terminal
 
     console = Terminal()
     problem = prepare(settings, console)
     ranking, portfolio = rank(settings, problem, console)
-    stopped_by = search(settings, problem, ranking, console)
+    stopped_by = search(settings, problem, ranking, console, (decided_by or make_searcher)(settings, problem))
     results = finish(settings, problem, stopped_by, console)
     report(settings, problem, ranking, portfolio, results, console)
 
@@ -344,14 +344,15 @@ def rank(settings: Settings, problem: 'Problem', console: 'Terminal') -> tuple['
     return table, chosen
 
 
-def search(settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal') -> str:
+def search(
+    settings: Settings, problem: 'Problem', ranking: 'pd.DataFrame', console: 'Terminal', searcher: 'Searcher'
+) -> str:
     """Spend the budget, showing who is advanced and who leads; return why it is over."""
     from metaft.report.tensorboard import TensorboardWriter
 
     live = problem.live_search()
     if not live.ledger.measurements:
         refuse_too_small(settings, problem, ranking)
-    searcher = make_searcher(settings, problem)
     budget, unit = settings.budget
     configurations = [c.to_dict() for c in problem.candidates]
     board = TensorboardWriter(problem.workdir / 'tensorboard') if settings.tensorboard else None

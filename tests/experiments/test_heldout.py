@@ -17,8 +17,11 @@ def test_every_method_gets_the_same_budget(run_experiment, tmp_path, capsys):
     flags = (f'--workdir={tmp_path}', '--datasets=held_out_pair_96', '--num_seeds=1', '--budget_full_runs=0.5')
     run_experiment('heldout', *flags)
     frame = pd.read_csv(tmp_path / 'heldout.csv')
-    assert tuple(frame['method']) == heldout.METHODS and frame['budget_seconds'].nunique() == 1
-    searches = frame[frame['method'].isin(('random', 'metaft'))]
+    assert (
+        tuple(frame['method']) == ('default', 'default_again', 'random', 'transfer', 'metaft')
+        and frame['budget_seconds'].nunique() == 1
+    )
+    searches = frame[frame['method'].isin(('random', 'transfer', 'metaft'))]
     budget = frame['budget_seconds'].iloc[0]
     assert budget > frame['compile_seconds'].iloc[0] > 0
     assert (searches['spent_seconds'] < budget + 10).all()  # the overshoot that `tune` promises
@@ -27,7 +30,7 @@ def test_every_method_gets_the_same_budget(run_experiment, tmp_path, capsys):
     assert table in capsys.readouterr().out and 'held_out_pair_96' in table
 
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('results.json')}
-    assert len(written) == 3  # the default, random search, metaft
+    assert len(written) == 4  # the default and three searches
     run_experiment('heldout', *flags)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob('results.json')} == written
 
