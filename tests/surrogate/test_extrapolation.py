@@ -49,7 +49,10 @@ def error(head: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_the_law_reaches_sizes_that_a_free_head_does_not():
-    """Measured: .110 against .170 over data sizes, .072 against .124 over model sizes."""
-    law, free = error('law'), error('free')
+    """Measured: .027 against .044 over data sizes, .016 against .039 over model sizes.
+
+    With what is remembered added to it the law is the worst of all, .095 and .062: memory knows smaller sizes only.
+    """
+    law, free = error('law_alone'), error('free')
     assert law['examples'] < 0.8 * free['examples']
     assert law['parameters'] < 0.8 * free['parameters']
