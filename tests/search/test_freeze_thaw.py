@@ -208,7 +208,7 @@ def test_it_does_what_it_did(share, wanted):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_what_is_spent_is_insured(seed):
-    """Thirty equal runs of 10 seconds and 200 seconds: a third goes to the order, half to finished runs, but a run."""
+    """Thirty runs of 10 seconds, 200 seconds in all: .4 goes to the order and .6 to finished runs, but for one run."""
     rng = np.random.default_rng(seed)
     belief = GaussianBelief(curves(rng.uniform(0.5, 2.5, 30)), seconds(np.full(30, 10.0)), sd=0.4)
     values_CT = belief.mean_CT + 0.4 * rng.normal(size=(30, 1))

@@ -8,7 +8,7 @@ import pytest
 
 from metaft.search import regret
 from metaft.search.baselines import random_search
-from metaft.search.peers import methods
+from metaft.search.peers import methods, quicktune_shipped
 from metaft.search.replay import replay
 from tests.surrogate import family
 
@@ -43,3 +43,14 @@ def test_importing_the_methods_imports_no_package():
     code = f'import sys\n{imports}print([name for name in {packages} if name in sys.modules])'
     found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == '[]'
+
+
+def test_the_shipped_quick_tune_sees_the_same_columns_on_every_task():
+    """Tasks leave out what none of their configurations says, and it refuses a table without a column that it knows."""
+    full, bare = family.task(0, num_runs=6), family.task(1, num_runs=6)
+    full.configurations[0] |= {'optimizer': 'lion', 'clip_norm': 0.5, 'rslora': True}
+    known = quicktune_shipped._hyperparameters([full, bare])
+    assert (known['optimizer'], known['rslora'], known['clip_norm']) == (True, True, False)
+    frames = [quicktune_shipped._frame(table, known) for table in (full, bare)]
+    assert list(frames[0]) == list(frames[1]) and (frames[0].dtypes == frames[1].dtypes).all()
+    assert frames[0]['optimizer'].tolist() == ['lion'] + 5 * ['None'] and frames[1]['clip_norm'].isna().all()
