@@ -10,8 +10,8 @@ The design of arXiv 2402.17193 at a scale that two cores reach, with the same da
 and a summary (metaft.tasks.transduction); full tuning, LoRA, prompt; one factor varied at a time. Stages, each on disk
 before the next: base models of every size with checkpoints on the way (`pretrain`); a learning rate for every task and
 method at the middle size, and at every size with --rates=each_size; the runs; `study.csv` with the test loss of the
-checkpoint that validates best, `study.md` with means. Measured too: the loss on questions about what the base knew
-(`other_loss`).
+checkpoint that validates best, `study.md` with means. Measured too: losses on what the base could do before
+(`other_tasks`), without and with demonstrations.
 """
 
 import dataclasses
@@ -28,6 +28,7 @@ from experiments.program import setting
 from metaft.errors import InputError, WorkdirError
 
 if typing.TYPE_CHECKING:
+    from metaft.tasks.dataset import Example
     from metaft.tuning.study import Axes, Run
     from metaft.tuning.subset import Splits
 
@@ -243,26 +244,45 @@ def run_cell(settings: Settings, jobs: list[tuple['Run', float]]) -> None:
             splits, configuration = data(run.seed), study.configuration(run, rate)
             trained = trainer.run(splits, configuration, run.data_size, run.seed, settings.budget(run))
             record = {'key': key(run, rate), **dataclasses.asdict(run), 'learning_rate': rate, 'model_size': size}
-            record |= {k: None if isinstance(v, float) and math.isnan(v) else v
-                       for k, v in dataclasses.asdict(trained).items()}  # fmt: skip
+            measured = dataclasses.asdict(trained)
+            measured |= {f'{name}_loss': loss for name, loss in measured.pop('other_losses').items()}
             if run.method != 'prompt':  # untrained, these two are the base itself
-                before, other = trainer.untrained(splits, configuration)
-                record |= {'zero_shot_loss': before.loss, 'zero_shot_other_loss': other.loss}
+                before, others = trainer.untrained(splits, configuration)
+                measured |= {'untrained_loss': before.loss}
+                measured |= {f'untrained_{name}_loss': loss for name, loss in others.items()}
+            record |= {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in measured.items()}
             file.write(json.dumps(record) + '\n')
             file.flush()
 
 
 def make_splits(task: str, seed: int, num_examples: int, tokenizer: Any) -> 'Splits':
-    """Returns the task's rows, and questions about people that the base knows, with one padding."""
+    """Returns the task's rows with one padding, and those of the other tasks with another."""
     from metaft.finetune.data import bucketed
-    from metaft.tasks import synthetic, transduction
+    from metaft.tasks import transduction
     from metaft.tasks.prompts import encode
     from metaft.tuning.subset import Splits
 
     dataset = transduction.make_dataset(transduction.TransductionSettings(task, num_examples), seed)
-    other = synthetic.make_dataset(synthetic.SyntheticSettings('known', 8, ('job', 'town'), num_test=64), 0)
-    parts = (dataset.train, dataset.validation, dataset.test, other.test)
-    return Splits(*bucketed(*(encode(part, tokenizer, max_length=256, source=task) for part in parts)))
+    padded = lambda *parts: bucketed(*(encode(part, tokenizer, max_length=256, source=task) for part in parts))
+    others = other_tasks()
+    other = dict(zip(others, padded(*others.values()), strict=True))
+    return Splits(*padded(dataset.train, dataset.validation, dataset.test), other)
+
+
+def other_tasks() -> dict[str, list['Example']]:
+    """Returns name -> 64 examples of what no run trains on: facts that the base knows, asked as in its pretraining;
+    facts told in a context; known facts to be answered in brackets, which the base never saw, without and with four
+    demonstrations in the context.
+    """
+    from metaft.tasks.synthetic import SyntheticSettings, make_dataset
+
+    asked = ('job', 'town')
+    known = make_dataset(SyntheticSettings('known', 8, asked, num_test=64), 0)
+    reading = make_dataset(SyntheticSettings('reading', 8, asked, num_distractors=1, num_test=64), 0)
+    brackets = make_dataset(SyntheticSettings('known', 8, asked, answer_format='bracket', num_test=64), 0)
+    shown = '\n'.join(f'{example.question} {example.answer}' for example in brackets.train[:4])
+    few_shot = [dataclasses.replace(example, context=shown) for example in brackets.test]
+    return {'known': known.test, 'reading': reading.test, 'brackets': brackets.test, 'few_shot': few_shot}
 
 
 # ---------------------------------------------------------------- plan and table

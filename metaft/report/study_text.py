@@ -6,7 +6,13 @@ from typing import Any
 import pandas as pd
 
 FACTORS = ('model_size', 'pretraining_tokens', 'adapter_size')
-_MEASURED = ('loss', 'validation_loss', 'exact_match', 'other_loss', 'learning_rate', 'best_examples', 'examples',
+OTHERS = {  # column -> what it is the loss on
+    'known_loss': 'what the base knew',
+    'reading_loss': 'facts told in the context',
+    'brackets_loss': 'what it knew, in a new answer format',
+    'few_shot_loss': 'the same with four demonstrations',
+}
+_MEASURED = ('loss', 'validation_loss', 'exact_match', *OTHERS, 'learning_rate', 'best_examples', 'examples',
              'cpu_seconds')  # fmt: skip
 COLUMNS = ('group', 'task', 'method', *FACTORS, 'data_size', 'seed', *_MEASURED)
 
@@ -14,15 +20,15 @@ COLUMNS = ('group', 'task', 'method', *FACTORS, 'data_size', 'seed', *_MEASURED)
 def table(records: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, int]:
     """Returns the table that `scaling_fit` reads, and the number of runs left out since no checkpoint was finite.
 
-    A row of data size 0 is the base itself, once a group and base, from the runs that recorded `zero_shot_loss`.
+    A row of data size 0 is the base itself, once a group and base, from the runs that recorded `untrained_loss`.
 
     Args:
       records: a run each, with its group.
     """
     untrained = {
-        (r['task'], r['width'], r['tokens']): (r['zero_shot_loss'], r['zero_shot_other_loss'])
+        (r['task'], r['width'], r['tokens']): {name: r[f'untrained_{name}'] for name in ('loss', *OTHERS)}
         for r in records
-        if 'zero_shot_loss' in r
+        if 'untrained_loss' in r
     }
     rows, seen = [], set()
     for record in records:
@@ -30,9 +36,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, int]:
         row = {**record, 'loss': record['test_loss'], 'pretraining_tokens': record['tokens']}
         if base in untrained and (record['group'], base) not in seen:
             seen.add((record['group'], base))
-            loss, other_loss = untrained[base]
-            nothing = dict.fromkeys(_MEASURED, float('nan')) | {'loss': loss, 'other_loss': other_loss}
-            rows.append({**row, **nothing, 'data_size': 0})
+            rows.append({**row, **dict.fromkeys(_MEASURED, float('nan')), **untrained[base], 'data_size': 0})
         if row['loss'] is not None:
             rows.append(row)
     left_out = sum(record['test_loss'] is None for record in records)
@@ -54,14 +58,13 @@ def markdown(study: pd.DataFrame, rates: Mapping[str, float], left_out: int, edg
         parts.append(f'At the edge of those tried, so perhaps not the best: {", ".join(edge)}.')
     for group, part in study.groupby('group', sort=False):
         means = part.pivot_table(index=list(FACTORS), columns='data_size', values='loss', aggfunc='mean')
-        after, before = (
-            part[trained]['other_loss'].mean() for trained in (part['data_size'] > 0, part['data_size'] == 0)
-        )
+        after, before = (part[trained][list(OTHERS)].mean() for trained in (part['data_size'] > 0, part['data_size'] == 0))
+        others = [f'{what} {before[name]:.3f} -> {after[name]:.3f}' for name, what in OTHERS.items()]
         parts += [
             f'## {group}',
             'Mean test loss in nats a token, by examples (0: no finetuning).',
             _markdown(means),
-            f'Loss on what the base knew: {before:.3f} before, {after:.3f} after, mean over all runs.',
+            f'Loss on other tasks, before and after, mean over all runs: {"; ".join(others)}.',
         ]
     return '\n\n'.join(parts) + '\n'
 

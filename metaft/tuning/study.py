@@ -21,7 +21,7 @@ LEARNING_RATES = {  # half a decade apart; a pilot at width 64 found .01 best fo
     'prompt': (3e-3, 1e-2, 3e-2, 1e-1, 3e-1),
 }
 LENGTHS = {'translation': (46, 20), 'summary': (92, 14)}  # mean tokens of an example and of its answer, for the plan
-EVALUATED = 128 * 7 + 256 + 64  # examples evaluated in a run: validation at seven checkpoints, test, other
+EVALUATED = 128 * 7 + 256 + 4 * 64  # examples evaluated in a run: validation at seven checkpoints, test, others
 TUNING_SEED = 1000  # its training data are none of the study's
 
 

@@ -7,6 +7,7 @@ serves all data sizes, adapter sizes and seeds, for only the paddings of rows sh
 import dataclasses
 import math
 import time
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -21,12 +22,12 @@ NUM_CHECKPOINTS = 7  # of a run, 1/8 ... 1 of it
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """Rows with one padding; `other` is a task of the base's own, to see what finetuning does to it."""
+    """Rows with one padding; `other`, by name, are tasks of the base's own, to see what finetuning does to them."""
 
     train: Rows
     validation: Rows
     test: Rows
-    other: Rows
+    other: Mapping[str, Rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Trained:
     """What a run gave; losses in nats a token, NaN where no checkpoint was finite.
 
     Attributes:
-      validation_loss, test_loss, exact_match, other_loss: of the best checkpoint; the latter three on test and other.
+      validation_loss, test_loss, exact_match: of the best checkpoint, the latter two on test.
+      other_losses: of the best checkpoint, by the names of `Splits.other`.
       best_examples, examples: seen at that checkpoint, and in all.
       cpu_seconds: of all threads.
     """
@@ -42,7 +44,7 @@ class Trained:
     validation_loss: float
     test_loss: float
     exact_match: float
-    other_loss: float
+    other_losses: dict[str, float]
     best_examples: int
     examples: int
     cpu_seconds: float
@@ -78,15 +80,18 @@ class Trainer:
             if loss < best[0]:
                 best, member = (loss, examples), population.take(0)
         if not math.isfinite(best[0]):
-            nothing = (math.nan,) * 4
-            return Trained(*nothing, 0, points.examples_T[-1], time.process_time() - start)
+            nothing = dict.fromkeys(splits.other, math.nan)
+            return Trained(math.nan, math.nan, math.nan, nothing, 0, points.examples_T[-1], time.process_time() - start)
         population.put(0, member, configuration, seed=seed, total_steps=points.total_steps)
-        test, other = (population.evaluate(rows)[0] for rows in (splits.test, splits.other))
+        test, other = population.evaluate(splits.test)[0], self._other_losses(splits)
         seconds = time.process_time() - start
-        return Trained(best[0], test.loss, test.exact_match, other.loss, best[1], points.examples_T[-1], seconds)
+        return Trained(best[0], test.loss, test.exact_match, other, best[1], points.examples_T[-1], seconds)
 
-    def untrained(self, splits: Splits, configuration: Configuration) -> tuple[Evaluation, Evaluation]:
+    def untrained(self, splits: Splits, configuration: Configuration) -> tuple[Evaluation, dict[str, float]]:
         """Evaluates a run before its first update on test and other: the base itself, except for a soft prompt."""
         population = self._population
         population.put(0, population.new_member(configuration, 0), configuration, seed=0, total_steps=1)
-        return population.evaluate(splits.test)[0], population.evaluate(splits.other)[0]
+        return population.evaluate(splits.test)[0], self._other_losses(splits)
+
+    def _other_losses(self, splits: Splits) -> dict[str, float]:
+        return {name: self._population.evaluate(rows)[0].loss for name, rows in splits.other.items()}
