@@ -231,6 +231,10 @@ def write_text(path: Path, text: str) -> None:
 
 def _strict(value: Any) -> Any:
     """Replaces the numbers that JSON has no word for."""
+    if hasattr(value, '_asdict'):  # a NamedTuple
+        return _strict(value._asdict())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _strict({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
         return {str(key): _strict(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

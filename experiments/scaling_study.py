@@ -19,7 +19,7 @@ import functools
 import json
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -266,10 +266,11 @@ def make_splits(task: str, seed: int, num_examples: int, tokenizer: Any) -> 'Spl
     padded = lambda *parts: bucketed(*(encode(part, tokenizer, max_length=256, source=task) for part in parts))
     others = other_tasks()
     other = dict(zip(others, padded(*others.values()), strict=True))
-    return Splits(*padded(dataset.train, dataset.validation, dataset.test), other)
+    train, validation, test = padded(dataset.train, dataset.validation, dataset.test)
+    return Splits(train, validation, test, other)
 
 
-def other_tasks() -> dict[str, list['Example']]:
+def other_tasks() -> dict[str, Sequence['Example']]:
     """Returns name -> 64 examples of what no run trains on: facts that the base knows, asked as in its pretraining;
     facts told in a context; known facts to be answered in brackets, which the base never saw, without and with four
     demonstrations in the context.

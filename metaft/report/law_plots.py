@@ -42,6 +42,43 @@ def plot_curves(fits: Mapping[str, Fit], held_out: Mapping[str, Points], path: P
     _save(figure, path)
 
 
+def plot_methods(tasks: Mapping[str, Mapping[str, Fit]], path: Path, factor: str = 'model_size') -> None:
+    """Draws one panel a task and value of a factor: the methods' points, their laws and 95 % bands.
+
+    Args:
+      tasks: task -> method -> fit; all laws speak of `factor`.
+      path: the PNG file to write.
+      factor: what is varied from panel to panel.
+    """
+    sizes = {task: sorted({x for fit in fits.values() for x in _own(fit, factor)}) for task, fits in tasks.items()}
+    methods = list(dict.fromkeys(method for fits in tasks.values() for method in fits))
+    colours = dict(zip(methods, _colours(len(methods))))
+    rows, columns = len(tasks), max(map(len, sizes.values()))
+    figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows), layout='constrained')
+    axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey='row')
+    for row, (task, fits) in zip(axes, tasks.items()):
+        for panel, size in zip(row, sizes[task]):
+            for method, fit in fits.items():
+                points, number = fit.points, fit.points.factors.index(factor)
+                mine = points.where((points.member_IX[:, number] > 0) & (points.factors_IX[:, number] == size))
+                if len(mine):
+                    _draw_curve(panel, fit, mine, mine.where(np.zeros(0, int)), colours[method], label=method)
+            panel.set(xscale='log', yscale='log')
+            panel.set_title(f'{task}, {factor} {size:,.0f}', fontsize=8)
+            panel.tick_params(labelsize=6, which='both')
+        row[0].set_ylabel('loss', fontsize=7)
+    for panel in axes[-1]:
+        panel.set_xlabel('finetuning examples', fontsize=7)
+    axes[0][0].legend(fontsize=6)
+    _save(figure, path)
+
+
+def _own(fit: Fit, factor: str) -> np.ndarray:
+    """Returns the values of a factor in its own series."""
+    number = fit.points.factors.index(factor)
+    return fit.points.factors_IX[fit.points.member_IX[:, number] > 0, number]
+
+
 def plot_residuals(fits_of_forms: Mapping[str, Mapping[str, Fit]], path: Path) -> None:
     """Draws, one panel a form, log measured minus log predicted loss against the data size, one colour a group."""
     figure, axes = _panels(len(fits_of_forms))

@@ -58,7 +58,9 @@ def markdown(study: pd.DataFrame, rates: Mapping[str, float], left_out: int, edg
         parts.append(f'At the edge of those tried, so perhaps not the best: {", ".join(edge)}.')
     for group, part in study.groupby('group', sort=False):
         means = part.pivot_table(index=list(FACTORS), columns='data_size', values='loss', aggfunc='mean')
-        after, before = (part[trained][list(OTHERS)].mean() for trained in (part['data_size'] > 0, part['data_size'] == 0))
+        after, before = (
+            part[trained][list(OTHERS)].mean() for trained in (part['data_size'] > 0, part['data_size'] == 0)
+        )
         others = [f'{what} {before[name]:.3f} -> {after[name]:.3f}' for name, what in OTHERS.items()]
         parts += [
             f'## {group}',

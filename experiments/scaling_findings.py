@@ -1,0 +1,147 @@
+"""Which findings of arXiv 2402.17193 hold in a scaling study? Each one with its interval.
+
+    launch/local.sh scaling_findings --table=runs/study/study.csv --fit=runs/study_laws --workdir=runs/study_findings
+
+Reads the table of `scaling_study` and the laws that `scaling_fit` made of it, one a task and method, and asks: is the
+multiplicative form better than the additive one; does the model's size help more than its pretraining, and does the
+adapter's size help; which method gains most from data; which method wins at which data, model and pretraining size, by
+the runs themselves and by the laws' crossovers; what does finetuning cost on other tasks; and, where the study tuned
+learning rates at every size, what that changes. Takes seconds.
+
+Leaves `findings.json`, `findings.md` and `methods.png` in --workdir.
+"""
+
+import dataclasses
+import json
+import typing
+from pathlib import Path
+from typing import Any
+
+from experiments import program, scaling_advise
+from experiments.program import setting
+from metaft.errors import DataError
+
+if typing.TYPE_CHECKING:
+    import pandas as pd
+
+    from metaft.scaling.fitting import Fit
+
+EACH_SIZE = '/each_size'  # the end of the names of groups whose learning rates were tuned at every size
+COLUMNS = ('group', 'task', 'method', 'model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed', 'loss')
+KEYS = {'heldout_log_rmsd': True, 'fit_log_rmsd': True, 'aicc': False}  # compared as ratios or as differences
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Options of `scaling_findings`."""
+
+    table: Path = setting(program.REQUIRED, 'study.csv of scaling_study')
+    fit: Path = setting(program.REQUIRED, 'workdir of scaling_fit on that table')
+    form: str = setting('multiplicative', 'law whose constants are read', choices=('multiplicative', 'additive'))
+    workdir: Path = setting(Path('runs/scaling_findings'), 'where the findings go')
+
+
+def main(settings: Settings) -> None:
+    """Reads, compares, writes."""
+    from metaft.report import findings_text, law_plots
+
+    study = read_study(settings.table)
+    fits = scaling_advise.read_laws(settings.fit, settings.form)
+    strangers = sorted(set(fits) - set(study['group']))
+    if strangers:
+        raise DataError(f'{settings.fit} has laws of {", ".join(strangers)}, which {settings.table} does not have')
+    results = json.loads((settings.fit / 'results.json').read_text())
+    found = findings(study, fits, results['forms'])
+    program.prepare_workdir(settings.workdir, settings, ('table', 'fit', 'form'))
+    program.write_json(settings.workdir / 'findings.json', found | {'versions': program.versions()})
+    text = findings_text.markdown(found)
+    program.write_text(settings.workdir / 'findings.md', text)
+    shown = {group: fit for group, fit in fits.items() if not group.endswith(EACH_SIZE)}
+    law_plots.plot_methods(by_task(study, shown), settings.workdir / 'methods.png')
+    print(text)
+    print(f'written: {settings.workdir}/findings.json, findings.md, methods.png')
+
+
+def read_study(path: Path) -> 'pd.DataFrame':
+    """Returns the table; DataError where it is not one of `scaling_study`."""
+    import pandas as pd
+
+    try:
+        study = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f'{path} cannot be read as a table: {error}') from None
+    missing = [name for name in COLUMNS if name not in study.columns]
+    if missing:
+        raise DataError(f'{path} has no column {", ".join(missing)}; give study.csv as scaling_study writes it')
+    return study
+
+
+def by_task(study: 'pd.DataFrame', fits: dict[str, 'Fit']) -> dict[str, dict[str, 'Fit']]:
+    """Returns task -> method -> fit."""
+    names = study.drop_duplicates('group').set_index('group')
+    found: dict[str, dict[str, Fit]] = {}
+    for group, fit in fits.items():
+        found.setdefault(names['task'][group], {})[names['method'][group]] = fit
+    return found
+
+
+def findings(study: 'pd.DataFrame', fits: dict[str, 'Fit'], forms: dict[str, Any]) -> dict[str, Any]:
+    """Returns everything that is found, by the name of its question."""
+    from metaft.report.study_text import OTHERS
+    from metaft.scaling import findings as of
+
+    one_size = study[~study['group'].str.endswith(EACH_SIZE)]
+    shared = {group: fit for group, fit in fits.items() if not group.endswith(EACH_SIZE)}
+    tasks = by_task(study, shared)
+    errors = {form: {g: said['by_group'][g] for g in shared if g in said['by_group']} for form, said in forms.items()}
+    against = {
+        key: of.compare_forms(errors['multiplicative'], errors['additive'], key, as_ratio)
+        for key, as_ratio in KEYS.items()
+    }
+    found: dict[str, Any] = {
+        'form': against,
+        'alpha': {name: of.exponents(shared, name) for name in ('model_size', 'pretraining_tokens', 'adapter_size')},
+        'alpha_model_less_pretraining': of.exponent_differences(shared, 'model_size', 'pretraining_tokens'),
+        'beta': {group: of.constant(fit, 'beta')[0] for group, fit in shared.items()},
+        'beta_differences': {
+            task: {f'{one} - {two}': gap for (one, two), gap in of.beta_differences(own).items()}
+            for task, own in tasks.items()
+        },
+        'crossings': {},
+        'winners': {},
+        'others': {},
+        'each_size': {},
+    }
+    for task, own in tasks.items():
+        runs = one_size[(one_size['task'] == task) & (one_size['data_size'] > 0)]
+        runs = runs[runs['adapter_size'] == runs.groupby('method')['adapter_size'].transform(most_common)]
+        for factor, other in (('model_size', 'pretraining_tokens'), ('pretraining_tokens', 'model_size')):
+            rows = runs[runs[other] == most_common(runs[other])]
+            place = f'{task}, by {factor}'
+            found['winners'][place] = of.winners(rows, (factor, 'data_size'))
+            found['crossings'][place] = {
+                f'{one} and {two}': of.crossings(own[one], own[two], factor)
+                for one, two in (('full', 'lora'), ('full', 'prompt'), ('lora', 'prompt'))
+                if one in own and two in own
+            }
+    place = ('task', 'model_size', 'pretraining_tokens')
+    last = one_size[one_size['pretraining_tokens'] == one_size['pretraining_tokens'].max()]
+    for column in (name for name in OTHERS if name in study):
+        found['others'][column] = of.changes(last, column, ('task', 'method', 'data_size'), place)
+    for group, fit in fits.items():
+        if group.endswith(EACH_SIZE):
+            base = shared.get(group.removesuffix(EACH_SIZE))
+            found['each_size'][group] = {
+                'alpha_model_size': of.constant(fit, 'alpha', 'model_size')[0],
+                'one_size': base and of.constant(base, 'alpha', 'model_size')[0],
+            }
+    return found
+
+
+def most_common(column: 'pd.Series') -> float:
+    """Returns the value of most rows: what a factor is while others are varied."""
+    return column.mode()[0]
+
+
+if __name__ == '__main__':
+    program.run(main, Settings)
