@@ -53,9 +53,9 @@ class Settings:
     adapter_size: int = setting(8, 'rank and length while something else is varied')
     data_sizes: tuple[int, ...] = setting((64, 128, 256, 512, 1024, 2048, 4096), 'finetuning examples')
     seeds: int = setting(3, 'runs of each point, with other examples, initialisation and order')
-    epochs: int = setting(8, 'passes over the examples, within the two bounds below')
+    epochs: int = setting(8, 'passes over the examples, within the two bounds below; more change nothing here')
     min_examples: int = setting(2048, 'examples that a run sees at least, repeats included')
-    max_examples: int = setting(16384, 'examples that a run sees at most')
+    max_examples: int = setting(16384, 'examples that a run sees at most; a soft prompt, slow to learn, always does')
     rates: str = setting('one_size', 'where learning rates are tuned', choices=RATES)
     pretraining_blocks: int = setting(26, 'blocks of the pretraining, see pretrain')
     pretraining_block_steps: int = setting(1024, 'updates a block')
@@ -115,7 +115,8 @@ class Settings:
         """Returns how many examples a run sees."""
         from metaft.tuning.study import budget_examples
 
-        return budget_examples(run.data_size, self.epochs, self.min_examples, self.max_examples)
+        least = self.max_examples if run.method == 'prompt' else self.min_examples
+        return budget_examples(run.data_size, self.epochs, least, self.max_examples)
 
 
 def main(settings: Settings) -> None:

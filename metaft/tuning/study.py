@@ -68,13 +68,13 @@ class Axes:
 
 
 def design(axes: Axes) -> list[Run]:
-    """Returns every run of the study once, in the order of their cells."""
+    """Returns every run of the study once, by method and then in the order of their cells."""
     runs = []
     for task, method in itertools.product(axes.tasks, axes.methods):
         for width, tokens, adapter in _places(axes, method):
             for data_size, seed in itertools.product(axes.data_sizes, range(axes.seeds)):
                 runs.append(Run(task, method, width, tokens, adapter, data_size, seed))
-    return sorted(dict.fromkeys(runs), key=lambda run: run.cell)
+    return sorted(dict.fromkeys(runs), key=lambda run: (axes.methods.index(run.method), run.cell))
 
 
 def _places(axes: Axes, method: str) -> list[tuple[int, int, int]]:
