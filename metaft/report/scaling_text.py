@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from metaft.scaling.advice import PASSES, Advice, Basis, Crossing, Interval, Option, Step
+from metaft.scaling.carrying import Carried
 
 _LARGEST_TABLE = 40  # options listed, the best ones
 
@@ -133,3 +134,30 @@ def _step(step: Step) -> str:
 
 def _outside(extrapolated: tuple[str, ...]) -> str:
     return f'; extrapolated: {" and ".join(extrapolated)}' if extrapolated else ''
+
+
+def carried_sentences(found: Sequence[Carried], loss: float, source: str) -> list[str]:
+    """Says what doubling is expected to bring on a task with this loss, by laws of other tasks.
+
+    Args:
+      found: of `carrying.carry`; nothing is said of nothing.
+      loss: of the task at hand, as it is.
+      source: what the laws are of, in words.
+    """
+    if not found:
+        return []
+    lines = []
+    for one in found:
+        what = 'the examples' if one.what == 'examples' else f'the {one.what.replace("_", " ")}'
+        groups = ', '.join(f'{group} {_interval(factor)}' for group, factor in one.by_group.items())
+        away = ''
+        if one.away > 1.0:
+            away = f'; what is at hand is {one.away:.3g} times the largest measured, whose factor this is'
+        elif one.away < 1.0:
+            away = f'; what is at hand is {one.away:.2g} of the smallest measured, whose factor this is'
+        lines.append(
+            f'Twice {what}: the loss times {one.span.value:.3g}, so {loss * one.span.value:.3g} instead of '
+            f'{loss:.3g}, with the span of all laws {loss * one.span.low:.3g} to {loss * one.span.high:.3g} '
+            f'(factors: {groups}{away}).'
+        )
+    return [*lines, f'This is carried over from {source}: an expectation, not a measurement of this task.']
