@@ -25,6 +25,7 @@ if typing.TYPE_CHECKING:
     import pandas as pd
 
     from metaft.scaling.fitting import Fit
+    from metaft.scaling.points import Points
 
 EACH_SIZE = '/each_size'  # the end of the names of groups whose learning rates were tuned at every size
 COLUMNS = ('group', 'task', 'method', 'model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed', 'loss')
@@ -57,7 +58,11 @@ def main(settings: Settings) -> None:
     text = findings_text.markdown(found)
     program.write_text(settings.workdir / 'findings.md', text)
     shown = {group: fit for group, fit in fits.items() if not group.endswith(EACH_SIZE)}
-    law_plots.plot_methods(by_task(study, shown), settings.workdir / 'methods.png')
+    tasks = by_task(study, shown)
+    rest = {
+        task: {method: held_out(study, task, method, fit) for method, fit in own.items()} for task, own in tasks.items()
+    }
+    law_plots.plot_methods(tasks, rest, settings.workdir / 'methods.png')
     print(text)
     print(f'written: {settings.workdir}/findings.json, findings.md, methods.png')
 
@@ -83,6 +88,17 @@ def by_task(study: 'pd.DataFrame', fits: dict[str, 'Fit']) -> dict[str, dict[str
     for group, fit in fits.items():
         found.setdefault(names['task'][group], {})[names['method'][group]] = fit
     return found
+
+
+def held_out(study: 'pd.DataFrame', task: str, method: str, fit: 'Fit') -> 'Points':
+    """Returns the means, by model size, of data sizes larger than those that a law was fitted to."""
+    from metaft.scaling import points
+
+    runs = study[(study['task'] == task) & (study['method'] == method) & ~study['group'].str.endswith(EACH_SIZE)]
+    for name in ('pretraining_tokens', 'adapter_size'):
+        runs = runs[runs[name] == most_common(runs[name])]
+    runs = runs[runs['data_size'] > fit.points.data_size_I.max()]
+    return points.make(runs['loss'], runs['data_size'], [runs['model_size']], ['model_size'])
 
 
 def findings(study: 'pd.DataFrame', fits: dict[str, 'Fit'], forms: dict[str, Any]) -> dict[str, Any]:

@@ -42,11 +42,17 @@ def plot_curves(fits: Mapping[str, Fit], held_out: Mapping[str, Points], path: P
     _save(figure, path)
 
 
-def plot_methods(tasks: Mapping[str, Mapping[str, Fit]], path: Path, factor: str = 'model_size') -> None:
-    """Draws one panel a task and value of a factor: the methods' points, their laws and 95 % bands.
+def plot_methods(
+    tasks: Mapping[str, Mapping[str, Fit]],
+    held_out: Mapping[str, Mapping[str, Points]],
+    path: Path,
+    factor: str = 'model_size',
+) -> None:
+    """Draws one panel a task and value of a factor: the methods' points, their laws, 95 % bands, and points kept out.
 
     Args:
       tasks: task -> method -> fit; all laws speak of `factor`.
+      held_out: task -> method -> points of `factor` that the fit did not see; drawn as crosses, may be empty.
       path: the PNG file to write.
       factor: what is varied from panel to panel.
     """
@@ -61,8 +67,10 @@ def plot_methods(tasks: Mapping[str, Mapping[str, Fit]], path: Path, factor: str
             for method, fit in fits.items():
                 points, number = fit.points, fit.points.factors.index(factor)
                 mine = points.where((points.member_IX[:, number] > 0) & (points.factors_IX[:, number] == size))
+                rest = held_out[task][method]
+                rest = rest.where(rest.factors_IX[:, rest.factors.index(factor)] == size)
                 if len(mine):
-                    _draw_curve(panel, fit, mine, mine.where(np.zeros(0, int)), colours[method], label=method)
+                    _draw_curve(panel, fit, mine, rest, colours[method], label=method)
             panel.set(xscale='log', yscale='log')
             panel.set_title(f'{task}, {factor} {size:,.0f}', fontsize=8)
             panel.tick_params(labelsize=6, which='both')
