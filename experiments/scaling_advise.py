@@ -60,10 +60,8 @@ def main(settings: Settings) -> None:
     print(f'written: {workdir / stem}.json and .md')
 
 
-def sentences(directory: Path | None, examples: int) -> list[str]:
-    """Returns the answer for another program's report, with what it rests on; nothing where there is no fit."""
-    if directory is None:
-        return []
+def sentences(directory: Path, examples: int) -> list[str]:
+    """Returns the answer for another program's report, with what it rests on."""
     from metaft.report import scaling_text
     from metaft.scaling.advice import advise
 
@@ -75,6 +73,14 @@ def sentences(directory: Path | None, examples: int) -> list[str]:
         f'this task), with {examples:,} training examples:',
         *scaling_text.sentences(advice),
     ]
+
+
+def carried(directory: Path, method: str, examples: int, size: float, loss: float, source: str) -> list[str]:
+    """Returns what twice the examples or twice the model are expected to bring on a task without laws of its own."""
+    from metaft.report import scaling_text
+    from metaft.scaling.carrying import carry
+
+    return scaling_text.carried_sentences(carry(read_laws(directory), method, examples, size), loss, source)
 
 
 def read_laws(directory: Path, form: str | None = None, patterns: tuple[str, ...] = ()) -> dict[str, 'Fit']:

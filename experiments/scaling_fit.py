@@ -37,6 +37,7 @@ class Settings:
     unshared_factors: tuple[str, ...] = setting((), 'factor columns whose runs take no part in fitting beta and E')
     group_column: str | None = setting(None, 'column that tells laws apart; of a wide table its first column of text')
     heldout_largest: int = setting(0, 'number of largest data sizes of each group to keep out of the fit')
+    forms: tuple[str, ...] = setting((), 'laws to fit; all that apply if empty', choices=laws.FORMS)
     objective: str = setting('least_squares', 'what is minimised, on the log loss', choices=fitting.OBJECTIVES)
     num_draws: int = setting(200, 'bootstrap resamples for the intervals')
     seed: int = setting(0, 'seed of the bootstrap')
@@ -58,6 +59,7 @@ def main(settings: Settings) -> None:
         settings.loss_column, settings.data_size_column, settings.factor_columns, settings.group_column
     )
     groups, left_out = tables.read(settings.table, columns, settings.allow_mixed_units)
+    wanted = wanted_forms(settings, next(iter(groups.values())).factors)
     identity = [field.name for field in dataclasses.fields(Settings) if field.name not in ('table', 'workdir')]
     digest = hashlib.sha256(settings.table.read_bytes()).hexdigest()
     workdir = program.prepare_workdir(settings.workdir, settings, identity, {'table': digest})
@@ -73,12 +75,12 @@ def main(settings: Settings) -> None:
         'seed': settings.seed,
     }
     forms: dict[str, tuple[FormFits, FormFits]] = {}
-    for form in laws.applicable(next(iter(groups.values())).factors):
+    for form in wanted:
         print(f'fitting the {form} law to {len(groups)} groups', flush=True)
         with_e, without_e = (comparison.fit_form(form, irreducible, groups, **options) for irreducible in (True, False))
         forms[form] = with_e, without_e
     if not any(variant.fits for variants in forms.values() for variant in variants):
-        group, reason = next(iter(forms['power'][1].refused.items()))
+        group, reason = next(iter(next(iter(forms.values()))[1].refused.items()))
         raise DataError(f'{settings.table}: no law can be fitted to any of {len(groups)} groups; {group}: {reason}')
 
     described = {form: comparison.describe(*variants) for form, variants in forms.items()}
@@ -97,6 +99,16 @@ def main(settings: Settings) -> None:
     draw(forms, results['best']['heldout_log_rmsd'] or results['best']['aicc'], workdir)
     program.write_json(workdir / 'results.json', results)
     report(results, workdir)
+
+
+def wanted_forms(settings: Settings, factors: tuple[str, ...]) -> list[str]:
+    """Returns the forms to fit; InputError where those that were asked for need other factors."""
+    applicable = laws.applicable(factors)
+    wanted = [form for form in applicable if not settings.forms or form in settings.forms]
+    if not wanted:
+        found = f'factors {", ".join(factors)}' if factors else 'no --factor_columns'
+        raise InputError(f'--forms is {",".join(settings.forms)}; with {found} there are {", ".join(applicable)}')
+    return wanted
 
 
 def all_fits(forms: dict[str, tuple[FormFits, FormFits]]):

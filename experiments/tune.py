@@ -92,7 +92,10 @@ class Settings:
         unit='nats (or shares of exact matches) per second, FLOP or token of the budget',
     )
     width: int | None = setting(None, 'runs trained together; 1 on a CPU and 8 on an accelerator if empty')
-    scaling_fit: Path | None = setting(None, 'workdir of scaling_fit: the report then says what more data would bring')
+    scaling_fit: Path = setting(
+        ASSETS / 'scaling',
+        'workdir of scaling_fit, by which the report says what more data or a larger model would bring',
+    )
     dtype: str | None = setting(
         None,
         'of the frozen base; float32 on a CPU and bfloat16 on an accelerator if empty',
@@ -202,8 +205,7 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     from metaft.tasks.tokenizer import load_tokenizer
     from metaft.tuning import problem as problems
 
-    if settings.scaling_fit is not None:  # laws that cannot be read are told before the budget is spent
-        scaling_advise.read_laws(settings.scaling_fit)
+    scaling_advise.read_laws(settings.scaling_fit)  # laws that cannot be read are told before the budget is spent
     dataset, surrogate = load_data(settings), Surrogate.load(settings.surrogate)
     candidates = problems.draw_candidates(
         settings.methods or (DEMONSTRATION_METHODS if settings.is_demonstration else ()),
@@ -490,7 +492,7 @@ def report(
         portfolio=portfolio,
         next_suggestion=again[0] if again else None,
         next_command=command(settings.doubled()),
-        scaling=scaling_advise.sentences(settings.scaling_fit, len(problem.dataset.train)),
+        scaling=scaling_sentences(settings, problem, results),
         warnings=problem.warnings,
         versions=results['versions'],
         seed=settings.seed,
@@ -504,6 +506,25 @@ def report(
     for sentence in data.scaling:
         console.say(sentence)
     console.say(f'report: {settings.workdir / "report.html"}')
+
+
+def scaling_sentences(settings: Settings, problem: 'Problem', results: dict) -> list[str]:
+    """Say what more data or a larger model would bring: by the user's own laws, and by factors carried over."""
+    if results['incumbent'] is None:
+        return []
+    source = 'the scaling study shipped with metaft (a translation and a summary; small bases)'
+    said = []
+    if settings.scaling_fit != ASSETS / 'scaling':
+        source = str(settings.scaling_fit)
+        said = scaling_advise.sentences(settings.scaling_fit, len(problem.dataset.train))
+    return said + scaling_advise.carried(
+        settings.scaling_fit,
+        method=results['incumbent']['configuration']['method'],
+        examples=len(problem.dataset.train),
+        size=math.exp(problem.record.meta_features['log_num_parameters']),
+        loss=results['incumbent']['test_loss'],
+        source=source,
+    )
 
 
 def asked(settings: Settings, problem: 'Problem') -> dict[str, str]:

@@ -32,7 +32,9 @@ def test_known_laws_are_found(tmp_path, run_experiment, capsys):
     study(fitted / 'study.csv')
     factors = '--factor_columns=model_size,pretraining_tokens,adapter_size'
     table = [f'--table={fitted / "study.csv"}', '--group_column=group', factors, '--unshared_factors=adapter_size']
-    run_experiment('scaling_fit', *table, f'--workdir={fitted / "laws"}', '--num_draws=40')
+    run_experiment(
+        'scaling_fit', *table, f'--workdir={fitted / "laws"}', '--num_draws=40', '--forms=multiplicative,additive'
+    )
     run = ['scaling_findings', f'--table={fitted / "study.csv"}', f'--fit={fitted / "laws"}']
     run_experiment(*run, f'--workdir={fitted / "findings"}')
     found = json.loads((fitted / 'findings' / 'findings.json').read_text())

@@ -73,6 +73,11 @@ def test_a_tidy_table_with_a_factor_gets_the_joint_laws(tmp_path, run_experiment
         ('data_size,loss\n100,3\n200,2\n', ('--objective=hubber',), 'did you mean huber?'),
         ('data_size,loss\n100,3\n200,2\n', ('--unshared_factors=x',), 'not among --factor_columns'),
         ('data_size,loss\n100,3\n200,2\n', ('--num_draws=3',), 'need 20 or more'),
+        (
+            'data_size,loss\n100,3\n200,2\n',
+            ('--forms=additive',),
+            'with no --factor_columns there are power, rectified',
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, run_experiment, capsys, table, flags, sentence):

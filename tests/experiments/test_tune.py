@@ -65,8 +65,9 @@ def test_everything_is_left_in_the_workdir(finished):
     assert results['spent_seconds'] <= max(1.1 * 20, 30)
     for name in ('settings.json', 'ranking.csv', 'learning_curves.png', 'report.html', 'adapter/adapter_config.json'):
         assert (workdir / name).stat().st_size > 100, name
-    for words in ('meta-features', 'ranking', 'incumbent', 'of 20 s'):
+    for words in ('meta-features', 'ranking', 'incumbent', 'of 20 s', 'Twice the examples', 'an expectation, not a'):
         assert words in printed.replace('\xa0', ' ')
+    assert 'Twice the model size' in (workdir / 'report.html').read_text()
 
 
 def test_incumbent_is_the_best_measurement_and_beats_the_untrained_model(finished):
