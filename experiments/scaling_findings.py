@@ -20,6 +20,7 @@ from typing import Any
 from experiments import program, scaling_advise
 from experiments.program import setting
 from metaft.errors import DataError
+from metaft.scaling import laws
 
 if typing.TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,7 @@ if typing.TYPE_CHECKING:
 
 EACH_SIZE = '/each_size'  # the end of the names of groups whose learning rates were tuned at every size
 COLUMNS = ('group', 'task', 'method', 'model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed', 'loss')
+PAIRS = (('multiplicative', 'additive'), ('rectified_multiplicative', 'multiplicative'))
 KEYS = {'heldout_log_rmsd': True, 'fit_log_rmsd': True, 'aicc': False}  # compared as ratios or as differences
 
 
@@ -38,7 +40,7 @@ class Settings:
 
     table: Path = setting(program.REQUIRED, 'study.csv of scaling_study')
     fit: Path = setting(program.REQUIRED, 'workdir of scaling_fit on that table')
-    form: str = setting('multiplicative', 'law whose constants are read', choices=('multiplicative', 'additive'))
+    form: str = setting('multiplicative', 'law whose constants are read', choices=laws.BY_SERIES)
     workdir: Path = setting(Path('runs/scaling_findings'), 'where the findings go')
 
 
@@ -111,11 +113,14 @@ def findings(study: 'pd.DataFrame', fits: dict[str, 'Fit'], forms: dict[str, Any
     tasks = by_task(study, shared)
     errors = {form: {g: said['by_group'][g] for g in shared if g in said['by_group']} for form, said in forms.items()}
     against = {
-        key: of.compare_forms(errors['multiplicative'], errors['additive'], key, as_ratio)
-        for key, as_ratio in KEYS.items()
+        (first, second): {
+            key: of.compare_forms(errors[first], errors[second], key, as_ratio) for key, as_ratio in KEYS.items()
+        }
+        for first, second in PAIRS
+        if first in errors and second in errors
     }
     found: dict[str, Any] = {
-        'form': against,
+        'forms': {' / '.join(pair): compared for pair, compared in against.items()},
         'alpha': {name: of.exponents(shared, name) for name in ('model_size', 'pretraining_tokens', 'adapter_size')},
         'alpha_model_less_pretraining': of.exponent_differences(shared, 'model_size', 'pretraining_tokens'),
         'beta': {group: of.constant(fit, 'beta')[0] for group, fit in shared.items()},

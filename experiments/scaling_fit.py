@@ -134,13 +134,13 @@ def report(results: dict[str, Any], workdir: Path) -> None:
     print(f'left out: {left_out["size_zero"]} of size 0, {left_out["empty_cells"]} empty cells', end='')
     print(f', columns {", ".join(left_out["columns"])}' if left_out['columns'] else '')
     print(
-        f'{"mean over groups":<18}{"fit log-RMSD":>14}{"held-out":>12}{"AICc":>10}{"fitted":>8}{"open constants":>16}'
+        f'{"mean over groups":<26}{"fit log-RMSD":>14}{"held-out":>12}{"AICc":>10}{"fitted":>8}{"open constants":>16}'
     )
     for form, said in results['forms'].items():
         for name, part in ((form, said), ('  without E', said['without_irreducible'])):
             opened = sum(map(len, said['not_identified'].values())) if name == form else ''
             print(
-                f'{name:<18}{part["fit_log_rmsd"]:>14.5f}{part["heldout_log_rmsd"]:>12.5f}{part["aicc"]:>10.1f}'
+                f'{name:<26}{part["fit_log_rmsd"]:>14.5f}{part["heldout_log_rmsd"]:>12.5f}{part["aicc"]:>10.1f}'
                 f'{len(part["by_group"]):>8}{opened:>16}'
             )
         for group, reason in list(said['refused'].items())[:3]:

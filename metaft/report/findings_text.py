@@ -17,8 +17,10 @@ def markdown(found: Mapping[str, Any]) -> str:
     parts = [
         '# Which findings hold here',
         'Every interval is 95 %. Exponents: profiles of the fit; their differences: bootstrap draws.',
-        '## Multiplicative against additive',
-        '\n'.join(f'- {_form(key, one)}' for key, one in found['form'].items()),
+        '## Which form holds',
+        '\n'.join(
+            f'- {_form(pair, key, one)}' for pair, compared in found['forms'].items() for key, one in compared.items()
+        ),
         '## Exponents',
         _exponents(found),
         '\n'.join(
@@ -45,16 +47,17 @@ def markdown(found: Mapping[str, Any]) -> str:
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
-def _form(key: str, one: Comparison | None) -> str:
+def _form(pair: str, key: str, one: Comparison | None) -> str:
+    first, second = pair.split(' / ')
     if one is None:
-        return f'{_KEYS[key]}: fewer than two groups have both forms'
+        return f'{_KEYS[key]}, {first} to {second}: fewer than two groups have both'
     gap, unit = one.difference, 'ratio'
     if key == 'aicc':
         unit = 'difference'
     else:
         gap = Interval(*(math.exp(value) for value in (gap.value, gap.low, gap.high)))
-    better = f'multiplicative is lower in {one.better} of {one.groups} groups'
-    return f'{_KEYS[key]}, multiplicative to additive: {unit} {_interval(gap)}; {better}'
+    better = f'{first} is lower in {one.better} of {one.groups} groups'
+    return f'{_KEYS[key]}, {first} to {second}: {unit} {_interval(gap)}; {better}'
 
 
 def _exponents(found: Mapping[str, Any]) -> str:

@@ -12,8 +12,6 @@ from metaft.scaling.fitting import Fit
 from metaft.scaling.laws import Law
 from metaft.scaling.points import Points
 
-BY_SERIES = ('multiplicative', 'additive')
-
 
 @dataclasses.dataclass(frozen=True)
 class FormFits:
@@ -66,18 +64,22 @@ def fit_form(
     fits, held_out, refused, constant = {}, {}, {}, {}
     for name, group in groups.items():
         kept, rest = points.split_largest(group, heldout_largest)
-        if form not in ('power', 'rectified'):
+        if form not in laws.WITHOUT_FACTORS:
             varied = [factor for factor, values in zip(group.factors, kept.factors_IX.T) if len(np.unique(values)) > 1]
             if 0 < len(varied) < len(group.factors):
                 constant[name] = tuple(factor for factor in group.factors if factor not in varied)
                 kept, rest = kept.only(varied), rest.only(varied)
-        law = Law(form, () if form in ('power', 'rectified') else kept.factors, irreducible)
-        as_seen = (lambda part: series.of_factors(part, part.factors)) if form in BY_SERIES else (lambda part: part)
+        law = Law(form, () if form in laws.WITHOUT_FACTORS else kept.factors, irreducible)
+        as_seen = (
+            (lambda part: series.of_factors(part, part.factors)) if form in laws.BY_SERIES else (lambda part: part)
+        )
         alone = tuple(factor for factor in unshared if factor in kept.factors)
         if reason := identification.refusal(law, as_seen(kept)):
             refused[name] = reason
             continue
-        fits[name] = series.fit(law, kept, alone, **options) if form in BY_SERIES else fitting.fit(law, kept, **options)
+        fits[name] = (
+            series.fit(law, kept, alone, **options) if form in laws.BY_SERIES else fitting.fit(law, kept, **options)
+        )
         held_out[name] = as_seen(rest) if len(rest) else rest
     return FormFits(fits, held_out, refused, constant)
 

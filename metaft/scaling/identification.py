@@ -53,7 +53,7 @@ def refusal(law: Law, points: Points) -> str | None:
     wanted = 3 if law.irreducible else 2
     if num_sizes < wanted:
         return f'{num_sizes} data size{"s"[: num_sizes > 1]}, at least {wanted} are needed'
-    if law.form in ('multiplicative', 'additive', 'all_factors'):
+    if law.form not in laws.WITHOUT_FACTORS:
         for number, factor in enumerate(law.factors):
             own_I = points.member_IX[:, number] > 0 if law.form != 'all_factors' else np.ones(len(points), bool)
             distinct = len(np.unique(points.factors_IX[own_I, number]))

@@ -7,6 +7,8 @@ variants without it:
     rectified       B / (D_l + D^beta) + E             arXiv 2402.02314: D_l is what pretraining was worth already
     multiplicative  A X^-alpha D^-beta + E             arXiv 2402.17193, equation 1; beta and E shared between factors
     additive        A X^-alpha + B D^-beta + E         its rival there
+    rectified_multiplicative
+                    A X^-alpha / (D_l + D^beta) + E    both: a loss that falls little until there are enough examples
     all_factors     A prod_x X_x^-alpha_x D^-beta + E  the same, all factors at once
 
 Coefficients and E are held as logarithms, so they are positive; sizes are divided by their geometric mean, so that the
@@ -23,13 +25,21 @@ from jax.scipy.special import logsumexp
 from metaft.errors import InputError
 from metaft.scaling.points import Points
 
-FORMS = ('power', 'rectified', 'multiplicative', 'additive', 'all_factors')
-_BY_FACTOR = {'multiplicative': ('A', 'alpha'), 'additive': ('A', 'alpha', 'B'), 'all_factors': ('alpha',)}
+FORMS = ('power', 'rectified', 'multiplicative', 'additive', 'rectified_multiplicative', 'all_factors')
+WITHOUT_FACTORS = FORMS[:2]
+BY_SERIES = ('multiplicative', 'additive', 'rectified_multiplicative')  # an own A and alpha for every factor
+_BY_FACTOR = {
+    'multiplicative': ('A', 'alpha'),
+    'additive': ('A', 'alpha', 'B'),
+    'rectified_multiplicative': ('A', 'alpha'),
+    'all_factors': ('alpha',),
+}
 _ALONE = {
     'power': ('A', 'beta'),
     'rectified': ('B', 'D_l', 'beta'),
     'multiplicative': ('beta',),
     'additive': ('beta',),
+    'rectified_multiplicative': ('D_l', 'beta'),
     'all_factors': ('A', 'beta'),
 }
 LOGARITHMIC = ('A', 'B', 'D_l', 'E')  # symbols of the constants that are held as logarithms
@@ -72,7 +82,7 @@ class Law:
 def applicable(factors: tuple[str, ...]) -> tuple[str, ...]:
     """Returns the forms that make sense for data with these factors."""
     number = min(len(factors), 2)
-    return {0: ('power', 'rectified'), 1: FORMS[:4], 2: FORMS}[number]
+    return {0: WITHOUT_FACTORS, 1: FORMS[:5], 2: FORMS}[number]
 
 
 def log_loss(law: Law, theta_J, d_I, x_IX, member_IX):
@@ -99,6 +109,8 @@ def log_loss(law: Law, theta_J, d_I, x_IX, member_IX):
             terms = [member_IX @ c['A'] - (member_IX * x_IX) @ c['alpha'] - data_I]
         case 'additive':
             terms = [member_IX @ c['A'] - (member_IX * x_IX) @ c['alpha'], member_IX @ c['B'] - data_I]
+        case 'rectified_multiplicative':
+            terms = [member_IX @ c['A'] - (member_IX * x_IX) @ c['alpha'] - jnp.logaddexp(c['D_l'], data_I)]
         case 'all_factors':
             terms = [c['A'] - x_IX @ c['alpha'] - data_I]
     if law.irreducible:
@@ -153,7 +165,7 @@ def bounds(law: Law, points: Points) -> tuple[np.ndarray, np.ndarray]:
         'B': (-40.0, 40.0),
         'D_l': (-12.0, 30.0),
         'alpha': (-2.0, 4.0),
-        'beta': (0.0 if law.form == 'rectified' else -1.0, 4.0),  # turning the sign only renames the rectified law
+        'beta': (0.0 if ('D_l', None) in law.symbols else -1.0, 4.0),  # turning the sign only renames a rectified law
         'E': (smallest - 12.0, largest),
     }
     low_J, high_J = np.array([allowed[symbol] for symbol, _ in law.symbols]).T
@@ -167,14 +179,16 @@ def starts(law: Law, points: Points) -> np.ndarray:
         _START_BETA,
         _START_ALPHA if law.form in _BY_FACTOR else (0.0,),
         _START_E_SHARE if law.irreducible else (0.0,),
-        _START_D_L if law.form == 'rectified' else (0.0,),
+        _START_D_L if ('D_l', None) in law.symbols else (0.0,),
     )
     rows = []
     for beta, alpha, share, d_l in grid:
         reducible = np.log(mean - share * smallest)
+        rectified = np.log1p(np.exp(d_l)) if ('D_l', None) in law.symbols else 0.0
+        raised = reducible - np.log(2) if law.form == 'additive' else reducible + rectified
         start = {
-            'A': reducible - np.log(2) if law.form == 'additive' else reducible,
-            'B': reducible - np.log(2) if law.form == 'additive' else reducible + np.log1p(np.exp(d_l)),
+            'A': raised,
+            'B': raised,
             'D_l': d_l,
             'alpha': alpha,
             'beta': beta,

@@ -38,7 +38,7 @@ def fit(law: Law, points: Points, unshared: tuple[str, ...] = (), **options) -> 
     """Fits a law with one series a factor.
 
     Args:
-      law: multiplicative or additive.
+      law: of `laws.BY_SERIES`.
       points: of one task and method, not yet in series.
       unshared: factors that take no part in beta and E; the draws of their constants hold both as they are.
       **options: of `fitting.fit`.
@@ -62,7 +62,7 @@ def fit(law: Law, points: Points, unshared: tuple[str, ...] = (), **options) -> 
             found.setdefault(
                 (symbol, None if x is None else factors[x]), (one.theta_J[j], one.draws_UJ[:, j], one.limits_J2[j])
             )
-        common = {name: found[name, None][0] for name in ('beta', 'E') if (name, None) in found}
+        common = {name: found[name, None][0] for name in ('beta', 'E', 'D_l') if (name, None) in found}
     keys = [(symbol, None if x is None else law.factors[x]) for symbol, x in law.symbols]
     theta_J = np.array([found[key][0] for key in keys])
     draws_UJ = np.stack([found[key][1] for key in keys], axis=1)

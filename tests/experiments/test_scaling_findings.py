@@ -45,7 +45,7 @@ def test_known_laws_are_found(tmp_path, run_experiment, capsys):
         assert found['beta'][group]['value'] == pytest.approx(beta, abs=0.05)
         assert found['alpha_model_less_pretraining'][group]['low'] > 0
     assert found['beta_differences']['summary']['full - lora']['low'] > 0
-    assert found['form']['aicc']['better'] == 2
+    assert found['forms']['multiplicative / additive']['aicc']['better'] == 2
     winners = {
         (w['sizes']['model_size'], w['sizes']['data_size']): w['best']
         for w in found['winners']['summary, by model_size']

@@ -54,7 +54,7 @@ def test_a_tidy_table_with_a_factor_gets_the_joint_laws(tmp_path, run_experiment
     table = tidy_table(tmp_path / 't.csv')
     run_experiment('scaling_fit', f'--table={table}', f'--workdir={tmp_path / "t"}', '--num_draws=20', *columns)
     forms = json.loads((tmp_path / 't' / 'results.json').read_text())['forms']
-    assert set(forms) == {'power', 'rectified', 'multiplicative', 'additive'}
+    assert set(forms) == {'power', 'rectified', 'multiplicative', 'additive', 'rectified_multiplicative'}
     assert forms['multiplicative']['fit_log_rmsd'] < 0.004 < 0.01 < forms['power']['fit_log_rmsd']
     assert forms['multiplicative']['aicc'] < forms['additive']['aicc']
     assert forms['multiplicative']['by_group']['all']['heldout_log_rmsd'] is None  # nothing was kept out: null, not 0

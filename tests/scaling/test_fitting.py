@@ -62,6 +62,11 @@ def test_the_additive_and_the_all_factor_law_are_recovered():
     assert comparison.constants(fit) == pytest.approx(
         {'A': 2.0, 'alpha': 0.4, 'B': 5.0, 'beta': 0.3, 'E': 0.6}, rel=1e-2
     )
+    rectified = 9.0 * models**-0.4 / (4.0 + sizes**0.35) + 0.3
+    law = Law('rectified_multiplicative', ('model',))
+    fit = fitting.fit(law, points.make(rectified, sizes, [models], ['model']), num_draws=20)
+    wanted = {'A': 9.0, 'alpha': 0.4, 'D_l': 4.0, 'beta': 0.35, 'E': 0.3}
+    assert comparison.constants(fit) == pytest.approx(wanted, rel=2e-2)
     product = 7.0 * models**-0.4 * tokens**-0.15 * sizes**-0.3 + 0.6
     both = points.make(product, sizes, [models, tokens], ['model', 'tokens'])
     fit = fitting.fit(Law('all_factors', both.factors), both, num_draws=20)

@@ -22,6 +22,8 @@ def formula(form, c):
             return c['B'] / (c['D_l'] + SIZES ** c['beta']) + e
         case 'multiplicative':
             return c['A'] * MODELS ** -c['alpha'] * SIZES ** -c['beta'] + e
+        case 'rectified_multiplicative':
+            return c['A'] * MODELS ** -c['alpha'] / (c['D_l'] + SIZES ** c['beta']) + e
         case 'additive':
             return c['A'] * MODELS ** -c['alpha'] + c['B'] * SIZES ** -c['beta'] + e
     powers = MODELS ** -c['alpha_model'] * TOKENS ** -c['alpha_tokens']
@@ -34,7 +36,7 @@ def test_constants_in_the_units_of_the_data_give_the_centred_law(form, irreducib
     factors = {'all_factors': ('model', 'tokens')}.get(form, ('model',))
     measured = points.make(np.ones(7), SIZES, [MODELS, TOKENS][: len(factors)], factors)
     order = np.argsort(SIZES)
-    law = laws.Law(form, () if form in ('power', 'rectified') else factors, irreducible)
+    law = laws.Law(form, () if form in laws.WITHOUT_FACTORS else factors, irreducible)
     centre = laws.Centre.of(measured)
     theta_J = np.random.default_rng(0).uniform(0.1, 0.6, len(law.names))
     with jax.enable_x64(True):
@@ -50,9 +52,9 @@ def test_constants_are_named_after_their_factor_where_there_are_several():
 
 
 def test_every_start_lies_within_the_bounds_and_near_the_data():
-    measured = points.make(3.0 * SIZES**-0.1, SIZES)
-    for form in ('power', 'rectified'):
-        law = laws.Law(form)
+    measured = points.make(3.0 * SIZES**-0.1, SIZES, [np.ones(7)], ['model'])
+    for form in ('power', 'rectified', 'multiplicative', 'rectified_multiplicative'):
+        law = laws.Law(form, () if form in laws.WITHOUT_FACTORS else ('model',))
         low_J, high_J = laws.bounds(law, measured)
         starts_UJ = laws.starts(law, measured)
         assert np.all((low_J <= starts_UJ) & (starts_UJ <= high_J))
