@@ -91,8 +91,9 @@ def limits(
     """
     low_J, high_J = bounds
     coefficient_J = np.array([symbol in ('A', 'B', 'D_l') for symbol, _ in law.symbols])
+    is_held_J = low_J == high_J  # at a centred value, which is another one here
     low_J, high_J = (
-        np.where(coefficient_J & (low_J < high_J), sign * _COEFFICIENT_BOUND, bound_J)
+        np.where(is_held_J, theta_J, np.where(coefficient_J, sign * _COEFFICIENT_BOUND, bound_J))
         for sign, bound_J in ((-1, low_J), (1, high_J))
     )
     is_e_J = [symbol == 'E' for symbol, _ in law.symbols]

@@ -253,3 +253,15 @@ def test_a_crossover_needs_the_other_sizes():
         crossovers.crossover(fit, fit, {}, 10.0, 100.0)
     with pytest.raises(DataError, match='nothing in it'):
         crossovers.crossover(fit, fit, {'model': 1e9}, 100.0, 10.0)
+
+
+def test_a_held_coefficient_leaves_the_interval_of_another_as_wide_as_the_noise():
+    rows = [(m, 8.0, d) for m in (1.0, 2.0, 4.0, 8.0) for d in SIZES[::2]]
+    rows += [(4.0, a, d) for a in (1.0, 2.0, 4.0, 16.0) for d in SIZES[::2]]
+    m, a, d = np.array(sorted(rows)).T
+    noise = np.exp(0.02 * np.random.default_rng(0).normal(size=len(d)))
+    loss = (30.0 * m**-0.4 * (a / 8) ** -0.05 / (20.0 + d**0.6) + 0.1) * noise
+    measured = points.make(loss, d, [m, a], ('model', 'adapter'))
+    fit = series.fit(Law('rectified_multiplicative', measured.factors), measured, ('adapter',), num_draws=40)
+    low, high = identification.intervals(fit)['alpha_adapter']  # D_l is held, at another value where sizes are centred
+    assert low < 0.05 < high and 0.003 < high - low < 0.05
