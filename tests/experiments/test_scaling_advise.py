@@ -42,13 +42,18 @@ def test_groups_form_and_workdir_can_be_chosen(fitted, tmp_path, run_experiment)
     assert list(record['basis']) == ['translate/full'] and record['basis']['translate/full']['form'] == 'power'
 
 
-def test_another_programs_report_gets_sentences_and_nothing_without_a_fit(fitted):
+def test_another_programs_report_gets_sentences_and_what_is_carried_over(fitted):
     from experiments import scaling_advise
 
-    assert scaling_advise.sentences(None, 300) == []
     said = scaling_advise.sentences(fitted, 300)
     assert '2 groups, 12 points; fitted to their own measurements' in said[0] and '300 training examples' in said[0]
     assert 'translate/lora' in said[1] and any('Twice the data' in sentence for sentence in said)
+    carried = scaling_advise.carried(fitted, 'lora', 300, 1e6, 2.0, 'the table')
+    assert len(carried) == 2 and carried[0].startswith('Twice the examples') and 'instead of 2' in carried[0]
+    assert (
+        'carried over from the table' in carried[1]
+        and scaling_advise.carried(fitted, 'prompt', 300, 1e6, 2.0, '') == []
+    )
 
 
 @pytest.mark.parametrize(
