@@ -8,16 +8,17 @@
 
 The design of arXiv 2402.17193 at a scale that two cores reach, with the same data sizes for all methods: a translation
 and a summary (metaft.tasks.transduction); full tuning, LoRA, prompt; one factor varied at a time. Stages, each on disk
-before the next: base models of every size with checkpoints on the way (`pretrain`); a learning rate for every task and
-method at the middle size, and at every size with --rates=each_size; the runs; `study.csv` with the test loss of the
-checkpoint that validates best, `study.md` with means. Measured too: losses on what the base could do before
-(`other_tasks`), without and with demonstrations.
+before the next: base models of every size with checkpoints on the way, shipped (--bases) or by `pretrain`; a learning
+rate for every task and method at the middle size, and at every size with --rates=each_size; the runs; `study.csv` with
+the test loss of the checkpoint that validates best, `study.md` with means. Measured too: losses on what the base could
+do before (`other_tasks`), without and with demonstrations.
 """
 
 import dataclasses
 import functools
 import json
 import math
+import shutil
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +37,8 @@ METHODS = ('full', 'lora', 'prompt')
 RATES = ('one_size', 'each_size')
 TASKS = ('translation', 'summary')
 _TABLE = 'study.csv'
+_RECORD = 'pretraining.json'  # of a base model, written last: one that has it is whole
+SHIPPED = Path(__file__).resolve().parent.parent / 'metaft' / 'assets' / 'scaling' / 'bases'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Settings:
     """Options of `scaling_study`."""
 
     workdir: Path = setting(Path('runs/scaling_study'), 'where base models, runs and the table go')
+    bases: Path | None = setting(
+        SHIPPED, 'base models, base-WIDTH/model-TOKENS, taken over where they are as asked; empty: none'
+    )
     tasks: tuple[str, ...] = setting(TASKS, 'of translation, summary')
     methods: tuple[str, ...] = setting(METHODS, 'of full, lora, prompt')
     widths: tuple[int, ...] = setting((32, 48, 64, 128), 'hidden sizes of the base models, multiples of 16')
@@ -94,6 +100,12 @@ class Settings:
             checkpoints=self.checkpoints,
         )
 
+    def begun_from(self, width: int) -> list[Path]:
+        """Returns the base models of one size that runs begin at, relative to the workdir."""
+        base = self.base(width)
+        blocks = base.checkpoint_blocks()[0 if width == self.width else -1 :]
+        return [Path(base.workdir.name, f'{base.name}-{base.tokens_after(block)}') for block in blocks]
+
     def axes(self) -> 'Axes':
         """Returns the values of every factor."""
         from metaft.tuning.study import Axes
@@ -125,24 +137,63 @@ def main(settings: Settings) -> None:
     if settings.plan:
         return
     identity = [f.name for f in dataclasses.fields(Settings) if f.name not in
-                ('workdir', 'plan', 'shard', 'flops_per_second', 'rates')]  # fmt: skip
+                ('workdir', 'bases', 'plan', 'shard', 'flops_per_second', 'rates')]  # fmt: skip
     program.prepare_workdir(settings.workdir, settings, identity)
+    if settings.bases is not None:
+        take_over(settings, settings.bases)
     index, num = map(int, settings.shard.split('/'))
     for width in settings.widths[index::num]:
-        pretrain.main(settings.base(width))
-    unfinished = [w for w in settings.widths if not (settings.base(w).workdir / 'model' / 'pretraining.json').exists()]
+        if not all(is_done(settings, base) for base in settings.begun_from(width)):
+            pretrain.main(settings.base(width))
+    unfinished = [w for w in settings.widths if not all(is_done(settings, base) for base in settings.begun_from(w))]
     if unfinished:
         raise WorkdirError(f'base-{unfinished[0]} is of another shard and not there yet; run this again when it is')
 
     jobs = list(tuning_jobs(settings))
     carry_out(settings, jobs, 'rates')
-    missing = [key(*job) for job in jobs if key(*job) not in read(settings.workdir)]
+    done = read(settings.workdir)
+    missing = sum(key(*job) not in done for job in jobs)
     if missing:
-        raise WorkdirError(
-            f'{len(missing)} runs that tune learning rates are of other shards; run this again after them'
-        )
-    carry_out(settings, list(design_jobs(settings, read(settings.workdir))), 'runs')
+        raise WorkdirError(f'{missing} runs that tune learning rates are of other shards; run this again after them')
+    carry_out(settings, list(design_jobs(settings, done)), 'runs')
     write_table(settings)
+
+
+# ---------------------------------------------------------------- base models
+
+
+def is_done(settings: Settings, base: Path) -> bool:
+    """Says whether a base model is in the workdir."""
+    return (settings.workdir / base / _RECORD).exists()
+
+
+def take_over(settings: Settings, directory: Path) -> None:
+    """Copies base models from another directory, where all of them are there and pretrained as these settings ask.
+
+    All or none: two pretrainings with one seed are not the same to the bit, and those of one study should be alike.
+
+    Raises:
+      WorkdirError: a directory was given that is not there.
+    """
+    bases = [(width, base) for width in settings.widths for base in settings.begun_from(width)]
+    if all(is_done(settings, base) for _, base in bases):
+        return
+    if directory != SHIPPED and not directory.is_dir():
+        raise WorkdirError(
+            f'--bases is {directory}, which is no directory; give one with base-WIDTH/model-TOKENS, or leave it empty'
+        )
+    for width, base in bases:
+        record = directory / base / _RECORD
+        made = json.loads(record.read_text())['settings'] if record.exists() else None
+        wanted = dataclasses.asdict(settings.base(width)) | {'workdir': None}
+        if made is None or made | {'workdir': None} != wanted:
+            print(f'{directory} has no {base} as asked: base models are pretrained here', flush=True)
+            return
+    for _, base in bases:
+        no_record = shutil.ignore_patterns(_RECORD)
+        shutil.copytree(directory / base, settings.workdir / base, ignore=no_record, dirs_exist_ok=True)
+        program.write_text(settings.workdir / base / _RECORD, (directory / base / _RECORD).read_text())
+    print(f'{len(bases)} base models taken over from {directory}', flush=True)
 
 
 # ---------------------------------------------------------------- what is to be run
@@ -302,7 +353,9 @@ def print_plan(settings: Settings) -> None:
     flops_of = lambda run: study.run_flops(config[run.width], run, settings.budget(run))
     tokens = settings.axes().tokens[-1]
     hours = {
-        f'{len(settings.widths)} pretrainings': sum(study.pretraining_flops(c, tokens) for c in config.values()),
+        f'{len(settings.widths)} pretrainings, where base models are not taken over': sum(
+            study.pretraining_flops(c, tokens) for c in config.values()
+        ),
         f'{len(jobs)} runs to tune learning rates': sum(map(flops_of, jobs)),
         f'{len(runs)} runs': sum(map(flops_of, runs)),
     }

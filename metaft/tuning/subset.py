@@ -18,6 +18,7 @@ from metaft.finetune.search_space import Configuration
 from metaft.phi3 import Phi3
 
 NUM_CHECKPOINTS = 7  # of a run, 1/8 ... 1 of it
+MICRO_BATCH = 4  # by 16, what a layer keeps leaves a core's cache: .22 M parameters train 1.1 x to 1.3 x slower
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Trainer:
     """
 
     def __init__(self, model: Phi3, method: str, splits: Splits):
-        self._population = Population(model, method, splits.train)
+        self._population = Population(model, method, splits.train, micro_batch=MICRO_BATCH)
 
     def run(
         self, splits: Splits, configuration: Configuration, num_examples: int, seed: int, budget_examples: int

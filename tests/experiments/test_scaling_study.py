@@ -29,6 +29,18 @@ def test_a_tiny_study_writes_a_table_that_scaling_fit_reads(tmp_path, run_experi
     run_experiment('scaling_study', f'--workdir={study}', *TINY)
     assert (study / 'runs-0-of-1.jsonl').read_bytes() == before
 
+    again = tmp_path / 'again'  # its base models are the first study's, as far as they are what is asked for
+    run_experiment(
+        'scaling_study', f'--workdir={again}', f'--bases={study}', *TINY, '--data_sizes=16', '--methods=full'
+    )
+    assert f'2 base models taken over from {study}' in capsys.readouterr().out
+    weights = [path / 'base-16' / f'model-{2 * 4 * 512}' / 'model.safetensors' for path in (study, again)]
+    assert weights[0].read_bytes() == weights[1].read_bytes() and not (again / 'base-16' / 'model').exists()
+    other = ('--pretraining_block_steps=3', '--shard=1/2')  # pretrained by nobody
+    with pytest.raises(SystemExit):
+        run_experiment('scaling_study', f'--workdir={tmp_path / "other"}', f'--bases={study}', *TINY, *other)
+    assert f'{study} has no base-16/model-{3 * 512} as asked' in capsys.readouterr().out
+
     factors = '--factor_columns=model_size,pretraining_tokens,adapter_size'
     fit = [f'--table={study / "study.csv"}', '--group_column=group', factors, '--unshared_factors=adapter_size']
     run_experiment('scaling_fit', *fit, f'--workdir={tmp_path / "laws"}', '--num_draws=20')
@@ -55,6 +67,7 @@ def test_the_plan_runs_nothing(tmp_path, run_experiment, capsys):
         ('--min_examples=8', 'at least a batch, 16'),
         ('--shard=3', 'write I/N'),
         ('--rates=none', 'one_size'),
+        ('--bases=nowhere', '--bases is nowhere, which is no directory'),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, run_experiment, capsys, flag, sentence):
