@@ -47,8 +47,8 @@ def hidden(
 ) -> Array:
     """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L].
 
-    `layout` goes to `Phi3.hidden`: positions and segment ids of packed rows, and the indices that are wanted. The
-    output head is the member's own too: use `logits`.
+    `layout` goes to `Phi3.hidden`: positions and segment ids of packed rows. The output head is the member's own too:
+    use `logits`.
     """
     del settings, key_M
     m = next(iter(adapter.values())).shape[0]

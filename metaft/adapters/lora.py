@@ -149,7 +149,7 @@ def hidden(
 ) -> Array:
     """Return the final hidden states [M*B, L, D] of a population on right-padded tokens [M*B, L].
 
-    `layout` goes to `Phi3.hidden`: positions and segment ids of packed rows, and the indices that are wanted.
+    `layout` goes to `Phi3.hidden`: positions and segment ids of packed rows.
     """
     model = adapt(model, adapter, settings, key_M)
     return model.hidden(model.embed(tokens_BL), **layout)

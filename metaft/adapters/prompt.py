@@ -33,18 +33,8 @@ def settings(*, length: int, init: str = 'vocabulary') -> dict:
     return {'prompt_length': jnp.int32(length), 'from_vocabulary': jnp.bool_(init == 'vocabulary')}
 
 
-def hidden(
-    model: Phi3,
-    adapter: dict,
-    settings: dict,
-    tokens_BL: Array,
-    key_M: Array | None = None,
-    wanted_BA: Array | None = None,
-) -> Array:
-    """Return the final hidden states [M*B, L, D] of right-padded tokens [M*B, L]; the prompt's own are cut off.
-
-    Where `wanted_BA` is given, those at these indices of the tokens, [M*B, A, D].
-    """
+def hidden(model: Phi3, adapter: dict, settings: dict, tokens_BL: Array, key_M: Array | None = None) -> Array:
+    """Return the final hidden states [M*B, L, D] of right-padded tokens [M*B, L]; the prompt's own are cut off."""
     del key_M  # nothing random here
     prompt_MPD = adapter['prompt_embeddings']
     m, p, _ = prompt_MPD.shape
@@ -57,11 +47,10 @@ def hidden(
     mask_MS, positions_MS = index_1S >= unused_M1, jnp.maximum(index_1S - unused_M1, 0)
     if not _run_once(model, p + length):
         x_BSD = jnp.concatenate([by_row(prompt_MPD), x_BLD], axis=1)
-        index_BA = jnp.broadcast_to(jnp.arange(p, p + length), (b, length)) if wanted_BA is None else p + wanted_BA
-        return model.hidden(x_BSD, by_row(positions_MS), by_row(mask_MS), wanted_BA=index_BA)
+        return model.hidden(x_BSD, by_row(positions_MS), by_row(mask_MS))[:, p:]
     _, cache = model.prefill(prompt_MPD, positions_MS[:, :p], mask_MS[:, :p], p + length)
     cache = cache._replace(layers=jax.tree.map(by_row, cache.layers))
-    return model.extend(x_BLD, by_row(positions_MS[:, p:]), by_row(mask_MS), cache, wanted_BA)[0]
+    return model.extend(x_BLD, by_row(positions_MS[:, p:]), by_row(mask_MS), cache)[0]
 
 
 def _run_once(model: Phi3, length: int) -> bool:

@@ -20,8 +20,7 @@ class Method:
     Attributes:
       settings: configuration -> one member's untrained arrays.
       init: (model, settings, key) -> one member's trainable pytree, float32.
-      hidden: (model, adapter_M, settings_M, tokens [M*B, L], key_M or None, **layout) -> [M*B, L, D], or
-        [M*B, A, D] for `wanted_BA` in the layout, the arguments of `Phi3.hidden`.
+      hidden: (model, adapter_M, settings_M, tokens [M*B, L], key_M or None, layout of packed rows) -> [M*B, L, D].
       logits: (model, adapter_M, hidden [M*B, A, D]) -> float32 [M*B, A, V].
     """
 

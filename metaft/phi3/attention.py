@@ -22,7 +22,6 @@ def attention(
     key_mask_BS: jax.Array | None = None,
     segment_ids_BL: jax.Array | None = None,
     query_offset: int | jax.Array = 0,
-    query_index_BL: jax.Array | None = None,
     implementation: str | None = None,
 ) -> jax.Array:
     """Computes softmax(q k^T / sqrt(H)) v over the keys that each query may see.
@@ -40,7 +39,6 @@ def attention(
       key_mask_BS: False where a key is padding; None where there is none.
       segment_ids_BL: int32, which of the examples packed into a row a token belongs to; None for one example a row.
       query_offset: index of the first query, nonzero when keys come from a cache.
-      query_index_BL: int32, the index of every query, where they are some among the keys'; None: one after another.
       implementation: 'xla', 'cudnn' or 'splash'; None takes what is best for the default backend.
 
     Returns:
@@ -53,26 +51,21 @@ def attention(
     S, K = k_BSKH.shape[1:3]
     if N % K:
         raise ValueError(f'{N} query heads are no multiple of {K} key heads')
-    whole = isinstance(query_offset, int) and query_offset == 0 and L == S and query_index_BL is None
-    if segment_ids_BL is not None and not whole and query_index_BL is None:
+    whole = isinstance(query_offset, int) and query_offset == 0 and L == S
+    if segment_ids_BL is not None and not whole:
         raise ValueError(f'segment ids need as many keys as queries; found {L} queries and {S} keys')
     if window is not None and window >= S:
         window = None
     if implementation is None:
         implementation = _best(q_BLNH, whole)
     if implementation == 'xla':
-        index_BL = (jnp.arange(L, dtype=jnp.int32) + query_offset)[None] if query_index_BL is None else query_index_BL
-        return _xla(q_BLNH, k_BSKH, v_BSKH, _visible(index_BL, S, window, key_mask_BS, segment_ids_BL))
+        mask = _visible(L, S, window, key_mask_BS, segment_ids_BL, query_offset)
+        return _xla(q_BLNH, k_BSKH, v_BSKH, mask)
     if implementation == 'cudnn':
         return _library(q_BLNH, k_BSKH, v_BSKH, window, key_mask_BS, segment_ids_BL, 'cudnn')
     if implementation == 'splash':
         return splash_attention(q_BLNH, k_BSKH, v_BSKH, window, key_mask_BS, segment_ids_BL)
     raise ValueError(f"implementation is {implementation!r}; 'xla', 'cudnn' and 'splash' are known")
-
-
-def is_fused(q_BLNH: jax.Array) -> bool:
-    """Says whether queries as many as keys go to a fused kernel here, which takes all of a row or none."""
-    return _best(q_BLNH, whole=True) != 'xla'
 
 
 def _best(q_BLNH: jax.Array, whole: bool) -> str:
@@ -85,22 +78,23 @@ def _best(q_BLNH: jax.Array, whole: bool) -> str:
 
 
 def _visible(
-    index_BL: jax.Array,
+    L: int,
     S: int,
     window: int | None,
     key_mask_BS: jax.Array | None,
-    segment_ids_BS: jax.Array | None,
+    segment_ids_BL: jax.Array | None,
+    offset: int | jax.Array,
 ) -> jax.Array:
-    """Returns a mask [B or 1, L, S], True where the query at an index sees the key."""
-    distance_BLS = index_BL[:, :, None] - jnp.arange(S, dtype=jnp.int32)[None, None, :]
-    mask_BLS = distance_BLS >= 0
+    """Returns a mask [B or 1, L, S], True where the query sees the key."""
+    distance_LS = (jnp.arange(L, dtype=jnp.int32) + offset)[:, None] - jnp.arange(S, dtype=jnp.int32)[None, :]
+    mask_LS = distance_LS >= 0
     if window is not None:
-        mask_BLS &= distance_BLS < window
+        mask_LS &= distance_LS < window
+    mask_BLS = mask_LS[None]
     if key_mask_BS is not None:
-        mask_BLS = mask_BLS & (key_mask_BS[:, None, :] | (distance_BLS == 0))
-    if segment_ids_BS is not None:
-        own_BL = jnp.take_along_axis(segment_ids_BS, index_BL, axis=1)
-        mask_BLS = mask_BLS & (own_BL[:, :, None] == segment_ids_BS[:, None, :])
+        mask_BLS = mask_BLS & (key_mask_BS[:, None, :] | (distance_LS == 0)[None])
+    if segment_ids_BL is not None:
+        mask_BLS = mask_BLS & (segment_ids_BL[:, :, None] == segment_ids_BL[:, None, :])
     return mask_BLS
 
 
@@ -132,8 +126,7 @@ def _library(
     """The same by `jax.nn.dot_product_attention`, for as many keys as queries."""
     L, S = q_BLNH.shape[1], k_BSKH.shape[1]
     everything = key_mask_BS is None and segment_ids_BL is None
-    index_1L = jnp.arange(L, dtype=jnp.int32)[None]
-    mask = None if everything else _visible(index_1L, S, window, key_mask_BS, segment_ids_BL)[:, None]
+    mask = None if everything else _visible(L, S, window, key_mask_BS, segment_ids_BL, 0)[:, None]
     # is_causal stays on beside the window: local_window_size alone lets queries see the future.
     return jax.nn.dot_product_attention(
         q_BLNH,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from metaft.phi3.attention import attention, is_fused
+from metaft.phi3.attention import attention
 from metaft.phi3.config import Phi3Config
 from metaft.phi3.rotary import Rotary, rotary_tables, rotate
 
@@ -84,15 +84,9 @@ class Attention(nnx.Module):
         self.o_proj = Linear(width, config.hidden_size, **options)
 
     def __call__(
-        self,
-        x_BLD: jax.Array,
-        rotary: Rotary,
-        masks: Masks,
-        past: KeyValues | None,
-        offset: Any,
-        wanted_BA: jax.Array | None,
+        self, x_BLD: jax.Array, rotary: Rotary, masks: Masks, past: KeyValues | None, offset: Any
     ) -> tuple[jax.Array, KeyValues]:
-        """Returns the output [B, L, D], or [B, A, D] at wanted indices, and the keys and values that were attended."""
+        """Returns the output [B, L, D] and the keys and values that were attended."""
         B, L, _ = x_BLD.shape
         N, K, H = self.config.num_attention_heads, self.config.kv_heads, self.config.head_dim
         heads = self.qkv_proj(x_BLD).reshape(B, L, N + 2 * K, H)
@@ -101,12 +95,8 @@ class Attention(nnx.Module):
         if past is not None:
             k = jax.lax.dynamic_update_slice_in_dim(past.k_BSKH, k, offset, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(past.v_BSKH, v, offset, axis=1)
-        keys = {'window': self.config.sliding_window, **masks._asdict()}
-        if wanted_BA is None or is_fused(q_BLNH):
-            out = _at(attention(q_BLNH, k, v, query_offset=offset, **keys), wanted_BA)
-        else:
-            out = attention(_at(q_BLNH, wanted_BA), k, v, query_index_BL=offset + wanted_BA, **keys)
-        return self.o_proj(out.reshape(B, -1, N * H)), KeyValues(k, v)
+        out = attention(q_BLNH, k, v, window=self.config.sliding_window, query_offset=offset, **masks._asdict())
+        return self.o_proj(out.reshape(B, L, N * H)), KeyValues(k, v)
 
 
 class MLP(nnx.Module):
@@ -132,16 +122,10 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs=rngs, dtype=dtype)
 
     def __call__(
-        self,
-        x_BLD: jax.Array,
-        rotary: Rotary,
-        masks: Masks,
-        past: KeyValues | None,
-        offset: Any,
-        wanted_BA: jax.Array | None = None,
+        self, x_BLD: jax.Array, rotary: Rotary, masks: Masks, past: KeyValues | None, offset: Any
     ) -> tuple[jax.Array, KeyValues]:
-        attended, keys_values = self.self_attn(self.input_layernorm(x_BLD), rotary, masks, past, offset, wanted_BA)
-        x_BLD = _at(x_BLD, wanted_BA) + attended
+        attended, keys_values = self.self_attn(self.input_layernorm(x_BLD), rotary, masks, past, offset)
+        x_BLD = x_BLD + attended
         return x_BLD + self.mlp(self.post_attention_layernorm(x_BLD)), keys_values
 
 
@@ -188,7 +172,6 @@ class Phi3(nnx.Module):
         positions_BL: jax.Array | None = None,
         key_mask_BS: jax.Array | None = None,
         segment_ids_BL: jax.Array | None = None,
-        wanted_BA: jax.Array | None = None,
     ) -> jax.Array:
         """Runs the blocks and the final norm over embeddings.
 
@@ -198,16 +181,14 @@ class Phi3(nnx.Module):
           key_mask_BS: bool [B, L], False where a token is padding that nobody may attend; None where there is none.
           segment_ids_BL: int32, the example that a token belongs to, where several are packed into a row; give
             positions that restart with each.
-          wanted_BA: int32, the indices within a row that the caller needs; None for all. The last block then works for
-            these alone, beyond keys and values.
 
         Returns:
-          [B, L, D] or [B, A, D], what `logits` takes.
+          [B, L, D], what `logits` takes.
         """
         rotary = self._rotary(positions_BL, x_BLD)
         masks, policy = Masks(key_mask_BS, segment_ids_BL), REMAT[self.remat]
-        for block, wanted in self._blocks(wanted_BA):
-            layer = partial(_without_cache, block, rotary, masks, wanted)
+        for block in self.layers:
+            layer = partial(_without_cache, block, rotary, masks)
             x_BLD = (layer if self.remat == 'none' else jax.checkpoint(layer, policy=policy))(x_BLD)
         return self.norm(x_BLD)
 
@@ -216,23 +197,17 @@ class Phi3(nnx.Module):
     ) -> tuple[jax.Array, Cache]:
         """Runs `hidden` and keeps the keys and values in a cache with room for `capacity` >= L tokens."""
         L = x_BLD.shape[1]
-        x_BLD, layers = self._run(x_BLD, positions_BL, Masks(key_mask_BS), None, 0, None)
+        x_BLD, layers = self._run(x_BLD, positions_BL, Masks(key_mask_BS), None, 0)
         room = ((0, 0), (0, capacity - L), (0, 0), (0, 0))
         layers = tuple(KeyValues(jnp.pad(layer.k_BSKH, room), jnp.pad(layer.v_BSKH, room)) for layer in layers)
         return x_BLD, Cache(layers, jnp.asarray(L, jnp.int32))
 
     def extend(
-        self,
-        x_BLD: jax.Array,
-        positions_BL: jax.Array,
-        key_mask_BS: jax.Array | None,
-        cache: Cache,
-        wanted_BA: jax.Array | None = None,
+        self, x_BLD: jax.Array, positions_BL: jax.Array, key_mask_BS: jax.Array | None, cache: Cache
     ) -> tuple[jax.Array, Cache]:
         """Runs `hidden` on the L tokens that follow those in the cache; `key_mask_BS` covers the cache's S slots."""
-        length = cache.length + x_BLD.shape[1]
-        x_BLD, layers = self._run(x_BLD, positions_BL, Masks(key_mask_BS), cache.layers, cache.length, wanted_BA)
-        return x_BLD, Cache(layers, length)
+        x_BLD, layers = self._run(x_BLD, positions_BL, Masks(key_mask_BS), cache.layers, cache.length)
+        return x_BLD, Cache(layers, cache.length + x_BLD.shape[1])
 
     def logits(self, x_BLD: jax.Array) -> jax.Array:
         """Computes float32 logits [B, L, V] from the output of `hidden`."""
@@ -258,28 +233,14 @@ class Phi3(nnx.Module):
         masks: Masks,
         past: tuple[KeyValues, ...] | None,
         offset: int | jax.Array,
-        wanted_BA: jax.Array | None,
     ) -> tuple[jax.Array, tuple[KeyValues, ...]]:
         rotary = self._rotary(positions_BL, x_BLD)
         layers = []
-        for index, (block, wanted) in enumerate(self._blocks(wanted_BA)):
-            x_BLD, keys_values = block(x_BLD, rotary, masks, None if past is None else past[index], offset, wanted)
+        for index, block in enumerate(self.layers):
+            x_BLD, keys_values = block(x_BLD, rotary, masks, None if past is None else past[index], offset)
             layers.append(keys_values)
         return self.norm(x_BLD), tuple(layers)
 
-    def _blocks(self, wanted_BA: jax.Array | None) -> list[tuple[Block, jax.Array | None]]:
-        """Returns every block with the indices that it works for: None, all, but for the last one."""
-        return [*((block, None) for block in list(self.layers)[:-1]), (self.layers[-1], wanted_BA)]
 
-
-def _at(x_BL: jax.Array, index_BA: jax.Array | None) -> jax.Array:
-    """Returns [B, A, ...] of [B, L, ...]; all of it for None."""
-    if index_BA is None:
-        return x_BL
-    return jnp.take_along_axis(x_BL, index_BA.reshape(*index_BA.shape, *[1] * (x_BL.ndim - 2)), axis=1)
-
-
-def _without_cache(
-    block: Block, rotary: Rotary, masks: Masks, wanted_BA: jax.Array | None, x_BLD: jax.Array
-) -> jax.Array:
-    return block(x_BLD, rotary, masks, None, 0, wanted_BA)[0]
+def _without_cache(block: Block, rotary: Rotary, masks: Masks, x_BLD: jax.Array) -> jax.Array:
+    return block(x_BLD, rotary, masks, None, 0)[0]

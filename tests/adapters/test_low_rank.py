@@ -108,14 +108,13 @@ def test_a_soft_prompt_of_vocabulary_embeddings_equals_those_tokens_in_front():
 def test_a_soft_prompt_run_once_for_all_rows_equals_one_run_with_every_row(name, monkeypatch):
     config = cases.CONFIGS[name]
     model, tokens = cases.model(config), np.tile(cases.tokens(config), (4, 1))[:4]
-    wanted = np.random.default_rng(0).integers(0, tokens.shape[1], (4, 3))
     one = lambda seed: prompt.init(model, jax.random.key(seed), max_length=5)
     members = jax.tree.map(lambda *x: jnp.stack(x), one(0), one(1))
     own = jax.tree.map(lambda *x: jnp.stack(x), prompt.settings(length=2), prompt.settings(length=5))
 
     def outcome(run_once):
         monkeypatch.setattr(prompt, '_run_once', lambda *_: run_once)
-        last = lambda members: prompt.hidden(model, members, own, tokens, wanted_BA=wanted)
+        last = lambda members: prompt.hidden(model, members, own, tokens)
         loss = lambda members: (jnp.sum(jnp.sin(last(members))), last(members))
         gradient, hidden = jax.jit(jax.grad(loss, has_aux=True))(members)
         return jax.tree.map(lambda g: g / jnp.max(jnp.abs(g)), gradient), hidden

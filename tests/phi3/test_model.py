@@ -1,7 +1,6 @@
 """Properties of the model that hold without a reference; agreement with transformers is in test_parity.py."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,6 @@ from flax import nnx
 
 from metaft.errors import ModelError
 from metaft.phi3 import PRESETS, Phi3, count_parameters
-from metaft.phi3 import model as model_module
 from tests.phi3 import cases
 
 EVERY = pytest.mark.parametrize('name', cases.CONFIGS)
@@ -46,27 +44,6 @@ def test_padding_on_either_side_changes_nothing(name):
     left = np.pad(tokens, ((0, 0), (5, 0)), constant_values=7)
     got = cases.logits(model, left, np.maximum(index - 5, 0), index >= 5)
     np.testing.assert_allclose(got[:, 5:], whole, atol=1e-5)
-
-
-@pytest.mark.parametrize(('name', 'fused'), [('grouped', False), ('window', False), ('window', True)])
-def test_wanted_indices_alone_give_the_same_there(name, fused, monkeypatch):
-    monkeypatch.setattr(model_module, 'is_fused', lambda _: fused)
-    model, tokens = cases.model(cases.CONFIGS[name]), cases.tokens(cases.CONFIGS[name])
-    wanted = np.random.default_rng(0).integers(0, cases.LENGTH, (len(tokens), 4))
-    mask = np.arange(cases.LENGTH)[None] != 2 * np.ones((len(tokens), 1))  # one key of every row is padding
-
-    @nnx.jit
-    def outcome(model):
-        def loss(x_BLD, wanted):
-            hidden = model.hidden(x_BLD, key_mask_BS=mask, wanted_BA=wanted)
-            at = hidden if wanted is not None else jnp.take_along_axis(hidden, some_BA[..., None], axis=1)
-            return jnp.sum(jnp.sin(at)), at
-
-        some_BA, x_BLD = jnp.asarray(wanted), model.embed(tokens)
-        return [jax.grad(loss, has_aux=True)(x_BLD, indices) for indices in (some_BA, None)]
-
-    got, want = outcome(model)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, want)
 
 
 def test_positions_count_relative_to_each_other_only():
