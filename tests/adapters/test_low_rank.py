@@ -1,7 +1,5 @@
 """LoRA, rsLoRA and DoRA: nothing at the start, merged equals adapted, layers chosen by a mask; and soft prompts."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -102,36 +100,6 @@ def test_a_soft_prompt_of_vocabulary_embeddings_equals_those_tokens_in_front():
     got = model.logits(prompt.hidden(model, *one, TOKENS))
     front = np.concatenate([np.tile(ids, (len(TOKENS), 1)), TOKENS], axis=1).astype(np.int32)
     np.testing.assert_allclose(got, cases.logits(model, front)[:, 3:], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('name', ['grouped', 'window', 'partial_rotary'])
-def test_a_soft_prompt_run_once_for_all_rows_equals_one_run_with_every_row(name, monkeypatch):
-    config = cases.CONFIGS[name]
-    model, tokens = cases.model(config), np.tile(cases.tokens(config), (4, 1))[:4]
-    one = lambda seed: prompt.init(model, jax.random.key(seed), max_length=5)
-    members = jax.tree.map(lambda *x: jnp.stack(x), one(0), one(1))
-    own = jax.tree.map(lambda *x: jnp.stack(x), prompt.settings(length=2), prompt.settings(length=5))
-
-    def outcome(run_once):
-        monkeypatch.setattr(prompt, '_run_once', lambda *_: run_once)
-        last = lambda members: prompt.hidden(model, members, own, tokens)
-        loss = lambda members: (jnp.sum(jnp.sin(last(members))), last(members))
-        gradient, hidden = jax.jit(jax.grad(loss, has_aux=True))(members)
-        return jax.tree.map(lambda g: g / jnp.max(jnp.abs(g)), gradient), hidden
-
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), outcome(True), outcome(False))
-
-
-def test_a_soft_prompt_runs_with_every_row_where_rows_must_be_whole(monkeypatch):
-    model, longrope = cases.model(CONFIG), cases.model(cases.CONFIGS['longrope_short'])
-    crossing = longrope.config.original_max_position_embeddings + 1
-    assert prompt._run_once(model, 1000) and prompt._run_once(longrope, crossing - 1)
-    assert not prompt._run_once(longrope, crossing)  # by the whole row's length its factors are chosen
-    model.remat = 'layer'
-    assert not prompt._run_once(model, 1000)
-    model.remat = 'none'
-    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-    assert not prompt._run_once(model, 1000)
 
 
 def test_soft_prompts_begin_as_vocabulary_or_as_long_as_it():
