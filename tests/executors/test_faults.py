@@ -190,12 +190,10 @@ class NoSettings:
 
 
 def test_an_estimate_that_was_too_low_ends_in_a_sentence_with_it(monkeypatch, capsys):
-    """Attention over 2^21 tokens takes more than an address space, so that XLA itself runs out of memory. The last
-    layer attends for the answers alone, so there are two.
-    """
+    """Attention over 2^21 tokens takes more than an address space, so that XLA itself runs out of memory."""
     few = tiny_rows(8)
     long = Rows(np.zeros((8, 2**21), np.int32), few.answer_start_N, few.length_N, few.max_answer)
-    task = Task('t', 'd', 'b', tiny_model(num_hidden_layers=2), None, train=few, validation=long, test=few)
+    task = Task('t', 'd', 'b', tiny_model(), None, train=few, validation=long, test=few)
     monkeypatch.setattr(memory, 'available_bytes', lambda: 2**40)
     with pytest.raises(SystemExit) as stopped:
         program.run(lambda settings: LocalExecutor(task).zero_shot(), NoSettings, [])

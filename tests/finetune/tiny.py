@@ -11,12 +11,12 @@ from metaft.finetune.search_space import Configuration
 from metaft.phi3 import Phi3, Phi3Config
 
 
-def tiny_model(seed: int = 0, num_hidden_layers: int = 1) -> Phi3:
+def tiny_model(seed: int = 0) -> Phi3:
     config = Phi3Config(
         vocab_size=48,
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=num_hidden_layers,
+        num_hidden_layers=1,
         num_attention_heads=2,
         num_key_value_heads=2,
         max_position_embeddings=128,
