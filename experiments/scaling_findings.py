@@ -25,11 +25,14 @@ from metaft.scaling import laws
 if typing.TYPE_CHECKING:
     import pandas as pd
 
+    from metaft.scaling.crossovers import Crossover
+    from metaft.scaling.findings import Winner
     from metaft.scaling.fitting import Fit
     from metaft.scaling.points import Points
 
 EACH_SIZE = '/each_size'  # the end of the names of groups whose learning rates were tuned at every size
-COLUMNS = ('group', 'task', 'method', 'model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed', 'loss')
+COLUMNS = ('group', 'task', 'method', 'model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed',
+           'learning_rate', 'loss')  # fmt: skip
 PAIRS = (('multiplicative', 'additive'), ('rectified_multiplicative', 'multiplicative'))
 KEYS = {'heldout_log_rmsd': True, 'fit_log_rmsd': True, 'aicc': False}  # compared as ratios or as differences
 
@@ -108,8 +111,10 @@ def findings(study: 'pd.DataFrame', fits: dict[str, 'Fit'], forms: dict[str, Any
     from metaft.report.study_text import OTHERS
     from metaft.scaling import findings as of
 
-    one_size = study[~study['group'].str.endswith(EACH_SIZE)]
+    is_own = study['group'].str.endswith(EACH_SIZE)
+    one_size, each_size = study[~is_own], study[is_own]
     shared = {group: fit for group, fit in fits.items() if not group.endswith(EACH_SIZE)}
+    retuned = {group: fit for group, fit in fits.items() if group.endswith(EACH_SIZE)}
     tasks = by_task(study, shared)
     errors = {form: {g: said['by_group'][g] for g in shared if g in said['by_group']} for form, said in forms.items()}
     against = {
@@ -131,32 +136,59 @@ def findings(study: 'pd.DataFrame', fits: dict[str, 'Fit'], forms: dict[str, Any
         'crossings': {},
         'winners': {},
         'others': {},
-        'each_size': {},
+        'each_size': {group: of_each_size(one_size, each_size, group, shared, fit) for group, fit in retuned.items()},
     }
     for task, own in tasks.items():
-        runs = one_size[(one_size['task'] == task) & (one_size['data_size'] > 0)]
-        runs = runs[runs['adapter_size'] == runs.groupby('method')['adapter_size'].transform(most_common)]
         for factor, other in (('model_size', 'pretraining_tokens'), ('pretraining_tokens', 'model_size')):
-            rows = runs[runs[other] == most_common(runs[other])]
             place = f'{task}, by {factor}'
-            found['winners'][place] = of.winners(rows, (factor, 'data_size'))
-            found['crossings'][place] = {
-                f'{one} and {two}': of.crossings(own[one], own[two], factor)
-                for one, two in (('full', 'lora'), ('full', 'prompt'), ('lora', 'prompt'))
-                if one in own and two in own
-            }
+            found['winners'][place], found['crossings'][place] = methods_compared(one_size, task, own, factor, other)
+    for task, own in by_task(study, retuned).items():
+        place = f'{task}, by model_size, with a rate of each size'
+        compared = methods_compared(each_size, task, own, 'model_size', 'pretraining_tokens')
+        found['winners'][place], found['crossings'][place] = compared
     place = ('task', 'model_size', 'pretraining_tokens')
     last = one_size[one_size['pretraining_tokens'] == one_size['pretraining_tokens'].max()]
     for column in (name for name in OTHERS if name in study):
         found['others'][column] = of.changes(last, column, ('task', 'method', 'data_size'), place)
-    for group, fit in fits.items():
-        if group.endswith(EACH_SIZE):
-            base = shared.get(group.removesuffix(EACH_SIZE))
-            found['each_size'][group] = {
-                'alpha_model_size': of.constant(fit, 'alpha', 'model_size')[0],
-                'one_size': base and of.constant(base, 'alpha', 'model_size')[0],
-            }
     return found
+
+
+def methods_compared(
+    study: 'pd.DataFrame', task: str, fits: dict[str, 'Fit'], factor: str, other: str
+) -> tuple[list['Winner'], dict[str, dict[float, 'Crossover']]]:
+    """Returns who wins at every value of a factor, by runs where the other one is as usual, and the laws' crossings."""
+    from metaft.scaling import findings as of
+
+    runs = study[(study['task'] == task) & (study['data_size'] > 0)]
+    runs = runs[runs['adapter_size'] == runs.groupby('method')['adapter_size'].transform(most_common)]
+    rows = runs[runs[other] == most_common(runs[other])]
+    crossings = {
+        f'{one} and {two}': of.crossings(fits[one], fits[two], factor)
+        for one, two in (('full', 'lora'), ('full', 'prompt'), ('lora', 'prompt'))
+        if one in fits and two in fits
+    }
+    return of.winners(rows, (factor, 'data_size')), crossings
+
+
+def of_each_size(
+    one_size: 'pd.DataFrame', each_size: 'pd.DataFrame', group: str, shared: dict[str, 'Fit'], fit: 'Fit'
+) -> dict[str, Any]:
+    """Returns what a group's own rate at every model size changes: the rates, losses at each size, and the exponent."""
+    from metaft.scaling import findings as of
+
+    usual = group.removesuffix(EACH_SIZE)
+    own, base = each_size[each_size['group'] == group], one_size[one_size['group'] == usual]
+    own = own[own['data_size'] > 0]
+    run = ('model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed')
+    return {
+        'learning_rate': {
+            float(size): rate for size, rate in own.groupby('model_size')['learning_rate'].first().items()
+        },
+        'one_size_learning_rate': base['learning_rate'].dropna().iloc[0],
+        'log_ratio': of.log_ratios(own, base, run, 'model_size'),
+        'alpha_model_size': of.constant(fit, 'alpha', 'model_size')[0],
+        'one_size_alpha_model_size': of.constant(shared[usual], 'alpha', 'model_size')[0] if usual in shared else None,
+    }
 
 
 def most_common(column: 'pd.Series') -> float:

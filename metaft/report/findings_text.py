@@ -43,7 +43,11 @@ def markdown(found: Mapping[str, Any]) -> str:
         _others(found['others']),
     ]
     if found['each_size']:
-        parts += ['## Learning rates tuned at every size', _each_size(found['each_size'])]
+        parts += [
+            '## Learning rates tuned at every size',
+            'By model size: the rate, and the ratio of losses with it to those with the rate of one size.',
+            _each_size(found['each_size']),
+        ]
     return '\n\n'.join(part for part in parts if part) + '\n'
 
 
@@ -110,12 +114,32 @@ def _others(others: Mapping[str, Mapping[tuple[str, str, int], Interval]]) -> st
     return _table(['task', 'method', 'examples', *(OTHERS[column] for column in others)], rows)
 
 
-def _each_size(groups: Mapping[str, Mapping[str, Interval | None]]) -> str:
-    rows = [
-        [group, _interval(said['alpha_model_size']), '' if said['one_size'] is None else _interval(said['one_size'])]
-        for group, said in groups.items()
-    ]
-    return _table(['group', 'alpha of model_size', 'the same with rates of one size'], rows)
+def _each_size(groups: Mapping[str, Mapping[str, Any]]) -> str:
+    sizes = sorted({size for said in groups.values() for size in said['log_ratio']})
+    rows = []
+    for group, said in groups.items():
+        before = said['one_size_alpha_model_size']
+        rows.append(
+            [
+                group,
+                f'{said["one_size_learning_rate"]:g}',
+                *(_retuned(said, size) for size in sizes),
+                _interval(said['alpha_model_size']),
+                '' if before is None else _interval(before),
+            ]
+        )
+    head = ['group', 'rate of one size', *(f'{size:,.4g}' for size in sizes)]
+    return _table([*head, 'alpha of model_size', 'the same with one rate'], rows)
+
+
+def _retuned(said: Mapping[str, Any], size: float) -> str:
+    if size not in said['log_ratio']:
+        return ''
+    rate = said['learning_rate'][size]
+    if rate == said['one_size_learning_rate']:
+        return 'the same'
+    gap = said['log_ratio'][size]
+    return f'{rate:g}: {_interval(Interval(*(math.exp(value) for value in (gap.value, gap.low, gap.high))))}'
 
 
 def _interval(interval: Interval) -> str:

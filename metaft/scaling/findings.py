@@ -173,6 +173,17 @@ def changes(runs: pd.DataFrame, column: str, by: Sequence[str], place: Sequence[
     return {key: mean_interval(part['change']) for key, part in gaps.groupby(list(by)) if len(part) > 1}
 
 
+def log_ratios(first: pd.DataFrame, second: pd.DataFrame, run: Sequence[str], by: str) -> dict[float, Interval]:
+    """Returns the mean log ratio of losses, first to second, by the value of one column; runs are paired.
+
+    Args:
+      run: columns that name a run, `by` among them; runs that one table lacks are left out.
+    """
+    paired = first.merge(second, on=list(run), suffixes=('_first', '_second'))
+    paired = paired.assign(gap=np.log(paired['loss_first'] / paired['loss_second'])).dropna(subset=['gap'])
+    return {float(value): mean_interval(part['gap']) for value, part in paired.groupby(by) if len(part) > 1}
+
+
 def _pooled_spread(gap: pd.Series, by: Sequence[str]) -> tuple[float, int]:
     """Returns the standard deviation of values about the mean of their place, and its degrees of freedom."""
     gap = gap.dropna()

@@ -22,8 +22,11 @@ def study(path) -> None:
                 rows.append(base | {'data_size': 0, 'loss': 5.0, 'known_loss': 0.5})
             for examples in EXAMPLES:
                 loss = scale * (size / SIZES[2]) ** -alpha_m * (tokens / TOKENS[-1]) ** -alpha_p * examples**-beta + 0.1
-                noisy = loss * np.exp(0.01 * random.standard_normal())
-                rows.append(base | {'data_size': examples, 'seed': seed, 'loss': noisy, 'known_loss': 1.5})
+                run = base | {'data_size': examples, 'seed': seed, 'learning_rate': 0.01, 'known_loss': 1.5}
+                rows.append(run | {'loss': loss * np.exp(0.01 * random.standard_normal())})
+                if tokens == TOKENS[-1]:  # at the largest size, a rate of its own takes a fifth off the loss
+                    own = {'group': f'summary/{method}/each_size', 'learning_rate': 0.01 if size < SIZES[-1] else 0.003}
+                    rows.append(rows[-1] | own | ({'loss': 0.8 * rows[-1]['loss']} if size == SIZES[-1] else {}))
     pd.DataFrame(rows).to_csv(path, index=False)
 
 
@@ -54,7 +57,14 @@ def test_known_laws_are_found(tmp_path, run_experiment, capsys):
     crossing = found['crossings']['summary, by model_size']['full and lora'][f'{float(SIZES[2])}']
     assert crossing['data_size'] == pytest.approx((9 / 4) ** (1 / 0.15), rel=0.3)
     assert found['others']['known_loss'] and 'beta of full - lora' in capsys.readouterr().out
+    own = found['each_size']['summary/full/each_size']
+    assert own['learning_rate'][f'{float(SIZES[-1])}'] == 0.003 and own['one_size_learning_rate'] == 0.01
+    assert own['log_ratio'][f'{float(SIZES[-1])}']['value'] == pytest.approx(np.log(0.8))
+    assert own['log_ratio'][f'{float(SIZES[0])}']['value'] == 0.0
+    assert own['alpha_model_size']['value'] > own['one_size_alpha_model_size']['value'] + 0.02
+    assert 'summary, by model_size, with a rate of each size' in found['winners']
     text = (fitted / 'findings' / 'findings.md').read_text()
+    assert '| summary/full/each_size | 0.01 | the same | the same | the same | 0.003: 0.8 [0.8, 0.8] |' in text
     assert '| summary | full | 32 | 1 [1, 1] |' in text and 'multiplicative is lower in 2 of 2 groups' in text
     assert (fitted / 'findings' / 'methods.png').stat().st_size > 10_000
 
