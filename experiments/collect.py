@@ -212,11 +212,10 @@ def _prepare_remotely(settings: Settings, name: str) -> tuple:
 def make_executor(settings: Settings, name: str, model, tokenizer):
     """Prepare a dataset, record its meta-features once, and return the executor of its runs."""
     from metaft.executors.local import LocalExecutor
+    from metaft.executors.task_record import task_record
     from metaft.finetune.task import prepare
     from metaft.metadataset import store
-    from metaft.metadataset.records import TaskRecord
     from metaft.tasks import catalogue
-    from metaft.tasks.meta_features import meta_features, pretraining_tokens
 
     dataset = catalogue.make(name)
     task = prepare(dataset, model, tokenizer, base_model=Path(settings.model).name, max_examples=settings.max_examples)
@@ -224,20 +223,7 @@ def make_executor(settings: Settings, name: str, model, tokenizer):
     executor = LocalExecutor(task, measure_test=True, versions=program.versions(), clock=clock)
     path = settings.workdir / f'task-{name}.json'
     if not path.exists():
-        tokens = pretraining_tokens(settings.model)
-        features = meta_features(dataset, task.encoded_train, model, pretraining_tokens=tokens)
-        validation, _ = executor.zero_shot()
-        record = TaskRecord(
-            task=task.name,
-            dataset=task.dataset,
-            base_model=task.base_model,
-            max_examples=task.max_examples,
-            reference_loss=validation.loss,
-            reference_exact_match=validation.exact_match,
-            reference_seconds=features.values['calibration_seconds_per_example'],
-            meta_features=features.values,
-            meta_features_seconds=features.seconds,
-        )
+        record = task_record(dataset, task, executor.zero_shot()[0], settings.model)
         store.write_task(path, record)
     return executor
 

@@ -29,7 +29,6 @@ from metaft.errors import BudgetError, ConfigurationError, InputError, WorkdirEr
 if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
     import pandas as pd
 
-    from metaft.metadataset.records import TaskRecord
     from metaft.report.terminal import Terminal
     from metaft.search.observations import Searcher
     from metaft.tasks.dataset import Dataset
@@ -193,6 +192,7 @@ def main(settings: Settings, decided_by: Callable[[Settings, 'Problem'], 'Search
 def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     """Load everything, refuse what cannot work, evaluate the base model and compute the meta-features."""
     from metaft.executors.local import LocalExecutor
+    from metaft.executors.task_record import task_record
     from metaft.finetune.memory import loading
     from metaft.finetune.methods import padded
     from metaft.finetune.task import prepare as prepare_task
@@ -250,7 +250,8 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     if known is not None:  # the numbers of the session before, also those that are measured times
         record, seconds = known, 0.0
     else:
-        record, seconds = task_record(settings, dataset, task, zero_shot[0])
+        record = task_record(dataset, task, zero_shot[0], directory, settings.seed)
+        seconds = record.meta_features_seconds or 0.0
         store.write_task(described, record)
     console.meta_features(record.meta_features, seconds)
     coverage = surrogate.coverage(record.meta_features, [c.identity() for c in candidates])
@@ -297,28 +298,6 @@ def fingerprints(settings: Settings) -> dict[str, str]:
 
     files = {name: getattr(settings, name) for name in ('train', 'validation', 'test')}
     return {name: fingerprint(path) for name, path in files.items() if path is not None}
-
-
-def task_record(settings: Settings, dataset, task, validation) -> tuple['TaskRecord', float]:
-    """Return the task's meta-features and reference values, and the seconds they took."""
-    from metaft.metadataset.records import TaskRecord
-    from metaft.phi3.hub import model_directory
-    from metaft.tasks.meta_features import meta_features, pretraining_tokens
-
-    tokens = pretraining_tokens(model_directory(settings.model))
-    features = meta_features(dataset, task.encoded_train, task.model, pretraining_tokens=tokens, seed=settings.seed)
-    record = TaskRecord(
-        task=task.name,
-        dataset=task.dataset,
-        base_model=task.base_model,
-        max_examples=task.max_examples,
-        reference_loss=validation.loss,
-        reference_exact_match=validation.exact_match,
-        reference_seconds=features.values['calibration_seconds_per_example'],
-        meta_features=features.values,
-        meta_features_seconds=features.seconds,
-    )
-    return record, features.seconds
 
 
 def rank(settings: Settings, problem: 'Problem', console: 'Terminal') -> tuple['pd.DataFrame', 'pd.DataFrame | None']:
