@@ -49,6 +49,9 @@ class Settings:
     bases: Path | None = setting(
         SHIPPED, 'base models, base-WIDTH/model-TOKENS, taken over where they are as asked; empty: none'
     )
+    runs: Path | None = setting(
+        None, 'records of runs from the same bases, not to be done again; metaft/assets/scaling/runs.jsonl has ours'
+    )
     tasks: tuple[str, ...] = setting(TASKS, 'of translation, summary')
     methods: tuple[str, ...] = setting(METHODS, 'of full, lora, prompt')
     widths: tuple[int, ...] = setting((32, 48, 64, 128), 'hidden sizes of the base models, multiples of 16')
@@ -137,10 +140,12 @@ def main(settings: Settings) -> None:
     if settings.plan:
         return
     identity = [f.name for f in dataclasses.fields(Settings) if f.name not in
-                ('workdir', 'bases', 'plan', 'shard', 'flops_per_second', 'rates')]  # fmt: skip
+                ('workdir', 'bases', 'runs', 'plan', 'shard', 'flops_per_second', 'rates')]  # fmt: skip
     program.prepare_workdir(settings.workdir, settings, identity)
     if settings.bases is not None:
         take_over(settings, settings.bases)
+    if settings.runs is not None:
+        take_over_runs(settings, settings.runs)
     index, num = map(int, settings.shard.split('/'))
     for width in settings.widths[index::num]:
         if not all(is_done(settings, base) for base in settings.begun_from(width)):
@@ -194,6 +199,25 @@ def take_over(settings: Settings, directory: Path) -> None:
         shutil.copytree(directory / base, settings.workdir / base, ignore=no_record, dirs_exist_ok=True)
         program.write_text(settings.workdir / base / _RECORD, (directory / base / _RECORD).read_text())
     print(f'{len(bases)} base models taken over from {directory}', flush=True)
+
+
+def take_over_runs(settings: Settings, path: Path) -> None:
+    """Copies those records that these settings would make: of as many examples seen.
+
+    Raises:
+      WorkdirError: they are not there, or no records.
+    """
+    from metaft.tuning.study import Run
+
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        runs = [Run(**{field.name: record[field.name] for field in dataclasses.fields(Run)}) for record in records]
+        alike = [r for r, run in zip(records, runs, strict=True) if r['examples'] == settings.budget(run)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkdirError(f'--runs is {path}, which holds no records of scaling_study: {error!r}') from None
+    lines = ''.join(f'{json.dumps(record)}\n' for record in alike)
+    program.write_text(settings.workdir / 'runs-taken-over.jsonl', lines)
+    print(f'{len(alike)} of {len(records)} runs taken over from {path}', flush=True)
 
 
 # ---------------------------------------------------------------- what is to be run

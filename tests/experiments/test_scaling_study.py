@@ -36,6 +36,13 @@ def test_a_tiny_study_writes_a_table_that_scaling_fit_reads(tmp_path, run_experi
     assert f'2 base models taken over from {study}' in capsys.readouterr().out
     weights = [path / 'base-16' / f'model-{2 * 4 * 512}' / 'model.safetensors' for path in (study, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes() and not (again / 'base-16' / 'model').exists()
+    third, records = tmp_path / 'third', study / 'runs-0-of-1.jsonl'  # neither bases nor runs are made again
+    run_experiment('scaling_study', f'--workdir={third}', f'--bases={study}', f'--runs={records}', *TINY)
+    num = len(before.splitlines())
+    assert f'{num} of {num} runs taken over from {records}' in capsys.readouterr().out
+    assert (
+        not list(third.glob('runs-0-of-*')) and (third / 'study.csv').read_text() == (study / 'study.csv').read_text()
+    )
     other = ('--pretraining_block_steps=3', '--shard=1/2')  # pretrained by nobody
     with pytest.raises(SystemExit):
         run_experiment('scaling_study', f'--workdir={tmp_path / "other"}', f'--bases={study}', *TINY, *other)
@@ -68,6 +75,7 @@ def test_the_plan_runs_nothing(tmp_path, run_experiment, capsys):
         ('--shard=3', 'write I/N'),
         ('--rates=none', 'one_size'),
         ('--bases=nowhere', '--bases is nowhere, which is no directory'),
+        ('--runs=nowhere', '--runs is nowhere, which holds no records of scaling_study'),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, run_experiment, capsys, flag, sentence):
