@@ -136,7 +136,7 @@ def findings(study: 'pd.DataFrame', fits: dict[str, 'Fit'], forms: dict[str, Any
         'crossings': {},
         'winners': {},
         'others': {},
-        'each_size': {group: of_each_size(one_size, each_size, group, shared, fit) for group, fit in retuned.items()},
+        'each_size': {group: of_each_size(one_size, each_size, group, fit) for group, fit in retuned.items()},
     }
     for task, own in tasks.items():
         for factor, other in (('model_size', 'pretraining_tokens'), ('pretraining_tokens', 'model_size')):
@@ -170,24 +170,27 @@ def methods_compared(
     return of.winners(rows, (factor, 'data_size')), crossings
 
 
-def of_each_size(
-    one_size: 'pd.DataFrame', each_size: 'pd.DataFrame', group: str, shared: dict[str, 'Fit'], fit: 'Fit'
-) -> dict[str, Any]:
-    """Returns what a group's own rate at every model size changes: the rates, losses at each size, and the exponent."""
-    from metaft.scaling import findings as of
+def of_each_size(one_size: 'pd.DataFrame', each_size: 'pd.DataFrame', group: str, fit: 'Fit') -> dict[str, Any]:
+    """Returns what a group's own rate at every model size changes: the rates, losses at each size, and the exponent.
 
-    usual = group.removesuffix(EACH_SIZE)
-    own, base = each_size[each_size['group'] == group], one_size[one_size['group'] == usual]
-    own = own[own['data_size'] > 0]
-    run = ('model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed')
+    The exponent with one rate is of a law fitted to the same places, which are fewer than the group's without.
+    """
+    from metaft.scaling import findings as of
+    from metaft.scaling import points, series
+
+    own = each_size[(each_size['group'] == group) & (each_size['data_size'] > 0)]
+    run = ['model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed']
+    base = one_size[one_size['group'] == group.removesuffix(EACH_SIZE)].merge(own[run], on=run)
+    fitted = base[base['data_size'] <= fit.points.data_size_I.max()]
+    factors = fit.law.factors
+    data = points.make(fitted['loss'], fitted['data_size'], [fitted[name] for name in factors], factors)
+    rates = own.groupby('model_size')['learning_rate'].first()
     return {
-        'learning_rate': {
-            float(size): rate for size, rate in own.groupby('model_size')['learning_rate'].first().items()
-        },
-        'one_size_learning_rate': base['learning_rate'].dropna().iloc[0],
+        'learning_rate': {float(size): rate for size, rate in rates.items()},
+        'one_size_learning_rate': base['learning_rate'].iloc[0],
         'log_ratio': of.log_ratios(own, base, run, 'model_size'),
         'alpha_model_size': of.constant(fit, 'alpha', 'model_size')[0],
-        'one_size_alpha_model_size': of.constant(shared[usual], 'alpha', 'model_size')[0] if usual in shared else None,
+        'one_size_alpha_model_size': of.constant(series.fit(fit.law, data), 'alpha', 'model_size')[0],
     }
 
 

@@ -118,14 +118,13 @@ def _each_size(groups: Mapping[str, Mapping[str, Any]]) -> str:
     sizes = sorted({size for said in groups.values() for size in said['log_ratio']})
     rows = []
     for group, said in groups.items():
-        before = said['one_size_alpha_model_size']
         rows.append(
             [
                 group,
                 f'{said["one_size_learning_rate"]:g}',
                 *(_retuned(said, size) for size in sizes),
                 _interval(said['alpha_model_size']),
-                '' if before is None else _interval(before),
+                _interval(said['one_size_alpha_model_size']),
             ]
         )
     head = ['group', 'rate of one size', *(f'{size:,.4g}' for size in sizes)]
