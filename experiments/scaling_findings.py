@@ -180,7 +180,10 @@ def of_each_size(one_size: 'pd.DataFrame', each_size: 'pd.DataFrame', group: str
 
     own = each_size[(each_size['group'] == group) & (each_size['data_size'] > 0)]
     run = ['model_size', 'pretraining_tokens', 'adapter_size', 'data_size', 'seed']
-    base = one_size[one_size['group'] == group.removesuffix(EACH_SIZE)].merge(own[run], on=run)
+    usual = group.removesuffix(EACH_SIZE)
+    base = one_size[one_size['group'] == usual].merge(own[run], on=run)
+    if base.empty:
+        raise DataError(f'the table has {group} without the same runs of {usual}, which it is compared with')
     fitted = base[base['data_size'] <= fit.points.data_size_I.max()]
     factors = fit.law.factors
     data = points.make(fitted['loss'], fitted['data_size'], [fitted[name] for name in factors], factors)

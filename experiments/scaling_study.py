@@ -210,11 +210,13 @@ def take_over_runs(settings: Settings, path: Path) -> None:
     from metaft.tuning.study import Run
 
     try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
+        records = read_records(path)
         runs = [Run(**{field.name: record[field.name] for field in dataclasses.fields(Run)}) for record in records]
         alike = [r for r, run in zip(records, runs, strict=True) if r['examples'] == settings.budget(run)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkdirError(f'--runs is {path}, which holds no records of scaling_study: {error!r}') from None
+    if not records:
+        raise WorkdirError(f'--runs is {path}, which holds no records of scaling_study')
     lines = ''.join(f'{json.dumps(record)}\n' for record in alike)
     program.write_text(settings.workdir / 'runs-taken-over.jsonl', lines)
     print(f'{len(alike)} of {len(records)} runs taken over from {path}', flush=True)
@@ -270,16 +272,21 @@ def key(run: 'Run', learning_rate: float) -> str:
 
 
 def read(workdir: Path) -> dict[str, dict[str, Any]]:
-    """Returns name -> record of every run that any shard has done; a line torn by a kill is left out and done again."""
-    records = {}
-    for path in sorted(workdir.glob('runs-*.jsonl')):
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                print(f'{path}: a torn line is left out', flush=True)
-                continue
-            records[record['key']] = record
+    """Returns name -> record of every run that any shard has done."""
+    paths = sorted(workdir.glob('runs-*.jsonl'))
+    return {record['key']: record for path in paths for record in read_records(path)}
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a file; a line torn by a kill is left out, told, and so done again."""
+    records, torn = [], 0
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            torn += 1
+    if torn:
+        print(f'{path}: {torn} torn line(s) left out', flush=True)
     return records
 
 

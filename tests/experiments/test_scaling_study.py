@@ -36,10 +36,13 @@ def test_a_tiny_study_writes_a_table_that_scaling_fit_reads(tmp_path, run_experi
     assert f'2 base models taken over from {study}' in capsys.readouterr().out
     weights = [path / 'base-16' / f'model-{2 * 4 * 512}' / 'model.safetensors' for path in (study, again)]
     assert weights[0].read_bytes() == weights[1].read_bytes() and not (again / 'base-16' / 'model').exists()
-    third, records = tmp_path / 'third', study / 'runs-0-of-1.jsonl'  # neither bases nor runs are made again
-    run_experiment('scaling_study', f'--workdir={third}', f'--bases={study}', f'--runs={records}', *TINY)
+    third = tmp_path / 'third'  # neither bases nor runs are made again
+    torn = tmp_path / 'torn.jsonl'
+    torn.write_bytes(before + before[:40])
+    run_experiment('scaling_study', f'--workdir={third}', f'--bases={study}', f'--runs={torn}', *TINY)
     num = len(before.splitlines())
-    assert f'{num} of {num} runs taken over from {records}' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f'{num} of {num} runs taken over from {torn}' in said and f'{torn}: 1 torn line(s) left out' in said
     assert (
         not list(third.glob('runs-0-of-*')) and (third / 'study.csv').read_text() == (study / 'study.csv').read_text()
     )
