@@ -26,6 +26,7 @@ from typing import Any
 
 from experiments import pretrain, program
 from experiments.program import setting
+from metaft import journal
 from metaft.errors import InputError, WorkdirError
 
 if typing.TYPE_CHECKING:
@@ -279,15 +280,10 @@ def read(workdir: Path) -> dict[str, dict[str, Any]]:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Returns the records of a file; a line torn by a kill is left out, told, and so done again."""
-    records, torn = [], 0
-    for line in path.read_text().splitlines():
-        try:
-            records.append(json.loads(line))
-        except ValueError:
-            torn += 1
+    rows, torn = journal.read(path)
     if torn:
         print(f'{path}: {torn} torn line(s) left out', flush=True)
-    return records
+    return [record for _, record in rows]
 
 
 # ---------------------------------------------------------------- running
@@ -322,20 +318,18 @@ def run_cell(settings: Settings, jobs: list[tuple['Run', float]]) -> None:
     trainer = Trainer(model, first.method, data(jobs[0][0].seed))
     size = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     index, num = settings.shard.split('/')
-    with (settings.workdir / f'runs-{index}-of-{num}.jsonl').open('a') as file:
-        for run, rate in jobs:
-            splits, configuration = data(run.seed), study.configuration(run, rate)
-            trained = trainer.run(splits, configuration, run.data_size, run.seed, settings.budget(run))
-            record = {'key': key(run, rate), **dataclasses.asdict(run), 'learning_rate': rate, 'model_size': size}
-            measured = dataclasses.asdict(trained)
-            measured |= {f'{name}_loss': loss for name, loss in measured.pop('other_losses').items()}
-            if run.method != 'prompt':  # untrained, these two are the base itself
-                before, others = trainer.untrained(splits, configuration)
-                measured |= {'untrained_loss': before.loss}
-                measured |= {f'untrained_{name}_loss': loss for name, loss in others.items()}
-            record |= {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in measured.items()}
-            file.write(json.dumps(record) + '\n')
-            file.flush()
+    for run, rate in jobs:
+        splits, configuration = data(run.seed), study.configuration(run, rate)
+        trained = trainer.run(splits, configuration, run.data_size, run.seed, settings.budget(run))
+        record = {'key': key(run, rate), **dataclasses.asdict(run), 'learning_rate': rate, 'model_size': size}
+        measured = dataclasses.asdict(trained)
+        measured |= {f'{name}_loss': loss for name, loss in measured.pop('other_losses').items()}
+        if run.method != 'prompt':  # untrained, these two are the base itself
+            before, others = trainer.untrained(splits, configuration)
+            measured |= {'untrained_loss': before.loss}
+            measured |= {f'untrained_{name}_loss': loss for name, loss in others.items()}
+        record |= {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in measured.items()}
+        journal.append(settings.workdir / f'runs-{index}-of-{num}.jsonl', record)
 
 
 def make_splits(task: str, seed: int, num_examples: int, tokenizer: Any) -> 'Splits':
