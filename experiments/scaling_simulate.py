@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments import program
 from experiments.program import setting
+from metaft import journal
 from metaft.errors import InputError
 
 if typing.TYPE_CHECKING:
@@ -70,15 +71,12 @@ def main(settings: Settings) -> None:
     chosen = [c for c in table['fits'] if not settings.columns or column_name(c) in settings.columns]
     records = read(workdir)
     done = {(record['column'], record['simulation']) for record in records}
-    with (workdir / f'simulations-{index}-of-{num}.jsonl').open('a') as file:
-        for simulation in range(index, settings.simulations, num):
-            for column in chosen:
-                if (column_name(column), simulation) in done:
-                    continue
+    for simulation in range(index, settings.simulations, num):
+        for column in chosen:
+            if (column_name(column), simulation) not in done:
                 records.append(simulate(column, simulation, table['design'], settings))
-                file.write(json.dumps(records[-1]) + '\n')
-                file.flush()
-            print(f'{simulation + 1} of {settings.simulations} simulations', flush=True)
+                journal.append(workdir / f'simulations-{index}-of-{num}.jsonl', records[-1])
+        print(f'{simulation + 1} of {settings.simulations} simulations', flush=True)
     seen = {record['column'] for record in records}
     report([summary(records, column, table) for column in chosen if column_name(column) in seen], workdir, settings)
 
@@ -97,11 +95,10 @@ def read(workdir: Path) -> list[dict[str, Any]]:
     """Returns what all shards have recorded; a line torn by a kill is left out and simulated again."""
     records = []
     for path in sorted(workdir.glob('simulations-*.jsonl')):
-        for line in path.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                print(f'{path}: a torn line is left out', flush=True)
+        rows, torn = journal.read(path)
+        if torn:
+            print(f'{path}: {torn} torn line(s) left out', flush=True)
+        records += [record for _, record in rows]
     return records
 
 

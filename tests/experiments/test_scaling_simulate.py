@@ -8,8 +8,13 @@ import pytest
 def test_two_columns_are_simulated_and_gone_on_with(tmp_path, run_experiment, capsys):
     flags = [f'--workdir={tmp_path}', '--num_draws=20', '--columns=EnDe/full,EnZh/prompt']
     run_experiment('scaling_simulate', *flags, '--simulations=1')
+    file = tmp_path / 'simulations-0-of-1.jsonl'
+    with file.open('a') as log:
+        log.write('{"column": "EnDe/fu')  # a kill inside of a line
     run_experiment('scaling_simulate', *flags, '--simulations=2')
-    records = [json.loads(line) for line in (tmp_path / 'simulations-0-of-1.jsonl').read_text().splitlines()]
+    lines = file.read_text().splitlines()
+    assert lines.pop(2) == '{"column": "EnDe/fu'
+    records = [json.loads(line) for line in lines]
     assert [(r['column'], r['simulation']) for r in records] == [
         ('EnDe/full', 0), ('EnZh/prompt', 0), ('EnDe/full', 1), ('EnZh/prompt', 1),
     ]  # fmt: skip
