@@ -32,13 +32,24 @@ def test_one_run_far_from_all_others_is_recalled_as_it_was(tables, remembered):
     own = alone.table_N[:3]
     assert (own == own[0]).all()
     np.testing.assert_allclose(recall.curve_CVU[:, own[0]], alone.curve_NU[:3], rtol=1e-4, atol=1e-6)
-    # One run like it: a vote of 1 / 1.1; of no other task any.
+    # One run like it: a vote of nearly 1; of no other task any.
+    mass = memory._SAME + 1.0
     wanted_CV = np.zeros_like(recall.near_CV)
-    wanted_CV[:, own[0]] = 1.0 / (1.0 + memory._NEAR)
+    wanted_CV[:, own[0]] = mass / (mass + memory._NEAR)
     np.testing.assert_allclose(recall.near_CV, wanted_CV, rtol=1e-4)
     far = alone.recall(config_CE + 1e4, 'loss')
     np.testing.assert_array_equal(far.near_CV, 0.0)
     np.testing.assert_array_equal(process.prior_mean(far), 0.0)
+
+
+def test_the_very_same_configuration_outweighs_its_neighbours(tables, remembered):
+    encoding, found = remembered
+    config_CE = encoding.configurations(tables[1].configurations)
+    mine_N = found.table_N == 1
+    recall = found.recall(config_CE, 'loss')
+    error_CU = np.abs(recall.curve_CVU[:, 1] - found.curve_NU[mine_N])
+    between_CU = np.abs(found.recall(config_CE + 0.02, 'loss').curve_CVU[:, 1] - found.curve_NU[mine_N])
+    assert np.median(error_CU) < 0.3 * np.median(between_CU)  # beside it, neighbours are asked, and smear
 
 
 def test_a_dataset_is_left_out_and_other_metrics_say_nothing(tables, remembered):
