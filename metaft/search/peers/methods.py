@@ -253,7 +253,7 @@ METHODS: dict[str, Method] = {
     'asha': Method(_on_the_table('asha'), packages=('syne_tune',)),
     'tpe_hyperband': Method(_on_the_table('optuna_tpe'), packages=('optuna',)),
     'smac': Method(_on_the_table('smac_hyperband'), packages=('smac',), is_slow=True),
-    'dehb': Method(_on_the_table('dehb_evolution'), packages=('dehb',)),
+    'dehb': Method(_on_the_table('dehb_evolution'), packages=('dehb', 'distributed', 'loguru')),
     'quicktune_shipped': Method(
         _quicktune_shipped, packages=('qtt', 'torch', 'gpytorch'), transfers=True, is_slow=True
     ),
