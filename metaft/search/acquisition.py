@@ -31,7 +31,7 @@ class Prediction(Protocol):
 
     @property
     def cost_seconds_CT(self) -> np.ndarray:
-        """Expected cumulative seconds; the observed ones where there are any."""
+        """Cumulative seconds, as likely more as less; the observed ones where there are any."""
 
     def quantile_CT(self, probability: float) -> np.ndarray:
         """Value below which the outcome lies with this probability."""

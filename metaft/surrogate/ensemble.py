@@ -161,7 +161,7 @@ def _cells(member: Surrogate, table: TaskTable, num_points: int, seed: int):
         log_cost_CT = np.log(table.costs_CT)
     has_cost_CT = is_target_CT & np.isfinite(log_cost_CT)
     log_sd = prediction.cost_log_sd_CT[has_cost_CT]
-    log_mean = np.log(prediction.cost_seconds_CT[has_cost_CT]) - 0.5 * log_sd**2
+    log_mean = np.log(prediction.cost_seconds_CT[has_cost_CT])
     gaussian = (np.zeros((len(log_sd), 1)), log_mean[:, None], log_sd[:, None])
     return (
         (factors[is_target_CT], y_CT[is_target_CT], *mixture),

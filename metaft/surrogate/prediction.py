@@ -41,7 +41,7 @@ class Prediction:
     fractions_T: np.ndarray
     mixture: Mixture  # of transformed values, [C, T, G]
     observed_CT: np.ndarray  # the metric's own unit, NaN where not observed
-    cost_seconds_CT: np.ndarray  # cumulative, mean; as measured where it was
+    cost_seconds_CT: np.ndarray  # cumulative, median; as measured where it was
     cost_log_sd_CT: np.ndarray  # of its logarithm; 0 where measured
 
     @property

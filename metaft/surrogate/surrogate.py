@@ -183,7 +183,8 @@ class Surrogate:
             rate_mean_CT[:num_C], np.float64
         )
         log_sd_CT = self.encoding.cost_scale * np.asarray(rate_sd_CT[:num_C], np.float64)
-        cost_CT = np.exp(log_cost_CT + 0.5 * log_sd_CT**2) * np.asarray(fractions_T)[None, :] * unit_seconds
+        # The median: where the costs of other tasks say little, the mean is tens of times what any run costs.
+        cost_CT = np.exp(log_cost_CT) * np.asarray(fractions_T)[None, :] * unit_seconds
         cost_CT = np.maximum.accumulate(np.where(np.isnan(costs_CT), cost_CT, costs_CT), axis=1)
         return Prediction(
             metric=metric,

@@ -1,5 +1,6 @@
 """What a search relies on: observed is observed, a checkpoint is the surrogate, strange input is bearable."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def test_the_order_of_configurations_does_not_matter(surrogate, table, observati
     )
     np.testing.assert_allclose(found.mean_CT, wanted.mean_CT[order], rtol=1e-4)
     np.testing.assert_allclose(found.cost_seconds_CT, wanted.cost_seconds_CT[order], rtol=1e-4)
+
+
+def test_a_cost_that_is_hardly_known_is_not_a_large_one(surrogate, table, observations):
+    """The mean of a wide log-normal is many times its median, which once made every run look unaffordable."""
+    unsure = dataclasses.replace(surrogate, calibration=Calibration(cost=(2.0, 0.0, 0.0)))
+    wanted, found = (evaluation.asking(s, table)(*observations) for s in (surrogate, unsure))
+    unseen_CT = np.isnan(observations[1])
+    assert (found.cost_log_sd_CT[unseen_CT] > 5.0 * wanted.cost_log_sd_CT[unseen_CT]).all()
+    np.testing.assert_allclose(found.cost_seconds_CT, wanted.cost_seconds_CT, rtol=1e-5)
 
 
 def test_costs_follow_the_machine_and_the_length_of_a_run(surrogate, table):
