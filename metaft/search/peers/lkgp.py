@@ -1,8 +1,8 @@
 """The latent Kronecker GP of BoTorch: one exact GP over (configuration, log budget), by its own fit and samples.
 
 Prediction only: a fit takes seconds to minutes, and is not stable on few points, so a search with it is out of reach.
-Inputs are scaled to [0, 1]; values are those of the surrogate's space. Where its fit ends in a covariance that is not
-positive definite, as happens on few points, the prediction is mean and spread of what was observed.
+Inputs are scaled to [0, 1]; values are those of the surrogate's space. Where its fit fails or ends in a covariance that
+is not positive definite, as happens on few points, the prediction is mean and spread of what was observed.
 
 Reference: Lin et al. 2024, arXiv 2410.09239.
 """
@@ -53,7 +53,10 @@ def _posterior(
     torch.manual_seed(seed)
     tensor = lambda array: torch.tensor(np.asarray(array), dtype=torch.float64)
     x_CE = 0.5 + 0.5 * x_CE.astype(np.float64)
-    errors = packages.load('linear_operator.utils.errors')
+    failures = (
+        packages.load('linear_operator.utils.errors').NotPSDError,
+        packages.load('botorch.exceptions.errors').ModelFittingError,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of its solvers' tolerances
         model = models.LatentKroneckerGP(
@@ -65,7 +68,7 @@ def _posterior(
                 fit.fit_gpytorch_mll(mll)
                 posterior = model.posterior(tensor(x_CE), tensor(time_T[:, None]))
                 sample = posterior.rsample(torch.Size([_SAMPLES])).detach().numpy()
-            except errors.NotPSDError:  # its fit ran off: the prior is all there is
+            except failures:  # its fit ran off, or never came to an end: the prior is all there is
                 return np.zeros(y_CT.shape), np.ones(y_CT.shape)
             sample_SCT = sample.reshape(_SAMPLES, *y_CT.shape)
         noise = float(model.likelihood.noise.detach().mean())
