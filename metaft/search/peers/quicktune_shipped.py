@@ -2,17 +2,21 @@
 
 Fitted on the training tasks, transfer only (its default, `refit=False`), cost-aware, its defaults otherwise. Its own
 defects stay: the encoder cuts the one-hot block, and it calls itself finished once each configuration was touched (we
-then go on with what is begun). Two things of its surroundings are put right so that it runs beside other packages: an
-argument that scikit-learn dropped (1.5 had it), and worker processes for batches that fit in memory. Of larger
-meta-datasets it gets a random part of the runs, for each of its steps inverts a matrix of 2,048 points; of small ones
-its cost predictor gets the runs several times over, for it divides by zero on less than ten batches.
+then go on with what is begun). Three things of its surroundings are put right so that it runs beside other packages:
+an argument that scikit-learn dropped (1.5 had it), worker processes for batches that fit in memory, and torchvision,
+which it imports for images. Of larger meta-datasets it gets a random part of the runs, for each of its steps inverts a
+matrix of 2,048 points; of small ones its cost predictor gets the runs several times over, for it divides by zero on
+less than ten batches.
 """
 
+import contextlib
 import dataclasses
 import functools
+import sys
 import tempfile
+import types
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -129,7 +133,8 @@ def _frame(table: TaskTable, hyperparameters: Mapping[str, bool]) -> pd.DataFram
 def _load() -> Any:
     """Imports the predictors and puts their surroundings right."""
     packages.load('torch').set_num_threads(1)  # its matrices are small: threads spend longer on each other
-    predictors = packages.load('qtt.predictors')
+    with _without_images():
+        predictors = packages.load('qtt.predictors')
     data: Any = packages.load('qtt.predictors.data')
     performance: Any = packages.load('qtt.predictors.perf')
     packages.quiet('qtt')
@@ -138,3 +143,21 @@ def _load() -> Any:
     loader = performance.DataLoader
     performance.DataLoader = lambda *args, num_workers=0, **kwargs: loader(*args, num_workers=0, **kwargs)
     return predictors
+
+
+@contextlib.contextmanager
+def _without_images() -> Iterator[None]:
+    """Stands in for torchvision: its build must fit torch's, and of CPU builds of torch often none does."""
+    datasets: Any = types.ModuleType('torchvision.datasets')
+    datasets.ImageFolder = object
+    modules = {'torchvision': types.ModuleType('torchvision'), 'torchvision.datasets': datasets}
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
