@@ -229,6 +229,20 @@ def write_text(path: Path, text: str) -> None:
         raise WorkdirError(f'{path} cannot be written ({error.strerror}); give another --workdir') from None
 
 
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Returns the records of a `metaft.journal`; lines torn by a kill are left out, told, and so done again.
+
+    Raises:
+      DataError: the file is there and cannot be read.
+    """
+    from metaft import journal
+
+    rows, torn = journal.read(path)
+    if torn:
+        print(f'{path}: {torn} torn line(s) left out', flush=True)
+    return [record for _, record in rows]
+
+
 def _strict(value: Any) -> Any:
     """Replaces the numbers that JSON has no word for."""
     if hasattr(value, '_asdict'):  # a NamedTuple

@@ -92,14 +92,8 @@ def column_name(column: dict[str, Any]) -> str:
 
 
 def read(workdir: Path) -> list[dict[str, Any]]:
-    """Returns what all shards have recorded; a line torn by a kill is left out and simulated again."""
-    records = []
-    for path in sorted(workdir.glob('simulations-*.jsonl')):
-        rows, torn = journal.read(path)
-        if torn:
-            print(f'{path}: {torn} torn line(s) left out', flush=True)
-        records += [record for _, record in rows]
-    return records
+    """Returns what all shards have recorded."""
+    return [record for path in sorted(workdir.glob('simulations-*.jsonl')) for record in program.read_records(path)]
 
 
 def design(column: dict[str, Any], plan: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, float]:

@@ -211,7 +211,7 @@ def take_over_runs(settings: Settings, path: Path) -> None:
     from metaft.tuning.study import Run
 
     try:
-        records = read_records(path)
+        records = program.read_records(path)
         runs = [Run(**{field.name: record[field.name] for field in dataclasses.fields(Run)}) for record in records]
         alike = [r for r, run in zip(records, runs, strict=True) if r['examples'] == settings.budget(run)]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -275,15 +275,7 @@ def key(run: 'Run', learning_rate: float) -> str:
 def read(workdir: Path) -> dict[str, dict[str, Any]]:
     """Returns name -> record of every run that any shard has done."""
     paths = sorted(workdir.glob('runs-*.jsonl'))
-    return {record['key']: record for path in paths for record in read_records(path)}
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """Returns the records of a file; a line torn by a kill is left out, told, and so done again."""
-    rows, torn = journal.read(path)
-    if torn:
-        print(f'{path}: {torn} torn line(s) left out', flush=True)
-    return [record for _, record in rows]
+    return {record['key']: record for path in paths for record in program.read_records(path)}
 
 
 # ---------------------------------------------------------------- running

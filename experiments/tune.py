@@ -18,7 +18,7 @@ import math
 import shlex
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -29,9 +29,12 @@ from metaft.errors import BudgetError, ConfigurationError, InputError, WorkdirEr
 if typing.TYPE_CHECKING:  # flags are read before anything heavy is imported
     import pandas as pd
 
+    from metaft.executors.local import LocalExecutor
+    from metaft.finetune.search_space import Configuration
     from metaft.report.terminal import Terminal
     from metaft.search.observations import Searcher
     from metaft.tasks.dataset import Dataset
+    from metaft.tasks.tokenizer import Tokenizer
     from metaft.tuning.problem import Problem
 
 ASSETS = Path(__file__).resolve().parent.parent / 'metaft' / 'assets'
@@ -191,16 +194,9 @@ def main(settings: Settings, decided_by: Callable[[Settings, 'Problem'], 'Search
 
 def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     """Load everything, refuse what cannot work, evaluate the base model and compute the meta-features."""
-    from metaft.executors.local import LocalExecutor
     from metaft.executors.task_record import task_record
-    from metaft.finetune.memory import loading
-    from metaft.finetune.methods import padded
-    from metaft.finetune.task import prepare as prepare_task
     from metaft.metadataset import store
-    from metaft.phi3 import load_pretrained
-    from metaft.phi3.casting import base_dtype
     from metaft.phi3.hub import model_directory
-    from metaft.phi3.sharding import make_mesh
     from metaft.surrogate.surrogate import Surrogate
     from metaft.tasks.tokenizer import load_tokenizer
     from metaft.tuning import problem as problems
@@ -217,21 +213,8 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
     )
     directory = model_directory(settings.model)
     tokenizer = load_tokenizer(directory)
-    mesh = make_mesh(settings.parsed_mesh()) if settings.mesh else None
-    dtype, num_devices = base_dtype(settings.dtype), 1 if mesh is None else mesh.size
-    with loading(directory, dtype=dtype, quantize=settings.quantize, num_devices=num_devices):
-        model = load_pretrained(directory, dtype, mesh=mesh, quantize=settings.quantize)
-    model.remat = settings.remat
-    task = prepare_task(
-        dataset,
-        model,
-        tokenizer,
-        base_model=base_name(directory, dtype.name, settings.quantize),
-        max_examples=settings.max_examples,
-        max_prompt_length=max((padded(c) for c in candidates if c.method == 'prompt'), default=0),
-    )
-    width, frozen = settings.width or problems.default_width(), settings.workdir / 'frozen'
-    executor = LocalExecutor(task, width=width, directory=frozen, versions=program.versions(), mesh=mesh)
+    executor = load_executor(settings, dataset, directory, tokenizer, candidates)
+    task = executor.task
     candidates, warnings = problems.without_unaffordable(candidates, executor, asked=bool(settings.methods))
     workdir = program.prepare_workdir(settings.workdir, settings, IDENTITY, fingerprints(settings))
     sizes = ', '.join(f'{len(getattr(dataset, split)):,} {split}' for split in ('train', 'validation', 'test'))
@@ -270,6 +253,40 @@ def prepare(settings: Settings, console: 'Terminal') -> 'Problem':
         evaluation_compile_seconds=evaluation_compile_seconds,
         warnings=warnings,
     )
+
+
+def load_executor(
+    settings: Settings,
+    dataset: 'Dataset',
+    directory: Path,
+    tokenizer: 'Tokenizer',
+    candidates: 'Sequence[Configuration]',
+) -> 'LocalExecutor':
+    """Load the base model, encode the dataset for it with room for the longest prompt, and make what runs them."""
+    from metaft.executors.local import LocalExecutor
+    from metaft.finetune.memory import loading
+    from metaft.finetune.methods import padded
+    from metaft.finetune.task import prepare as prepare_task
+    from metaft.phi3 import load_pretrained
+    from metaft.phi3.casting import base_dtype
+    from metaft.phi3.sharding import make_mesh
+    from metaft.tuning.problem import default_width
+
+    mesh = make_mesh(settings.parsed_mesh()) if settings.mesh else None
+    dtype, num_devices = base_dtype(settings.dtype), 1 if mesh is None else mesh.size
+    with loading(directory, dtype=dtype, quantize=settings.quantize, num_devices=num_devices):
+        model = load_pretrained(directory, dtype, mesh=mesh, quantize=settings.quantize)
+    model.remat = settings.remat
+    task = prepare_task(
+        dataset,
+        model,
+        tokenizer,
+        base_model=base_name(directory, dtype.name, settings.quantize),
+        max_examples=settings.max_examples,
+        max_prompt_length=max((padded(c) for c in candidates if c.method == 'prompt'), default=0),
+    )
+    width, frozen = settings.width or default_width(), settings.workdir / 'frozen'
+    return LocalExecutor(task, width=width, directory=frozen, versions=program.versions(), mesh=mesh)
 
 
 def base_name(directory: Path, dtype: str, quantize: str | None) -> str:

@@ -10,6 +10,7 @@ from metaft.search import regret
 from metaft.search.baselines import random_search
 from metaft.search.peers import methods, quicktune_shipped
 from metaft.search.replay import replay
+from metaft.surrogate import evaluation
 from tests.surrogate import family
 
 PACKAGED = {name: method for name, method in methods.METHODS.items() if method.packages and method.searcher}
@@ -54,3 +55,28 @@ def test_the_shipped_quick_tune_sees_the_same_columns_on_every_task():
     frames = [quicktune_shipped._frame(table, known) for table in (full, bare)]
     assert list(frames[0]) == list(frames[1]) and (frames[0].dtypes == frames[1].dtypes).all()
     assert frames[0]['optimizer'].tolist() == ['lion'] + 5 * ['None'] and frames[1]['clip_norm'].isna().all()
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_lkgp_predicts_and_says_what_it_saw_where_its_fit_fails(monkeypatch):
+    if 'lkgp' not in methods.installed():
+        pytest.skip('needs botorch and torch')
+    import botorch.exceptions.errors
+    import botorch.fit
+
+    table = family.task(9, num_runs=12)
+    problem = methods.Problem(table, methods.Fold([], None))
+    values_CT, costs_CT = evaluation.hide(table, 30, seed=0)
+    seen_CT = ~np.isnan(values_CT)
+    predict = methods.METHODS['lkgp'].predict(problem, 0)
+    fitted = predict(values_CT, costs_CT)
+    assert np.isfinite(fitted.mean_CT).all() and np.ptp(fitted.mean_CT[~seen_CT]) > 0
+
+    def fail(*_, **__):
+        raise botorch.exceptions.errors.ModelFittingError('All attempts to fit the model have failed.')
+
+    monkeypatch.setattr(botorch.fit, 'fit_gpytorch_mll', fail)
+    flat = predict(values_CT, costs_CT)
+    y_CT = flat.transform(values_CT)
+    median_CT = flat.transform(flat.quantile_CT(0.5))
+    np.testing.assert_allclose(median_CT[~seen_CT], y_CT[seen_CT].mean(), atol=1e-3)
