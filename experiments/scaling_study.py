@@ -210,6 +210,8 @@ def take_over_runs(settings: Settings, path: Path) -> None:
     """
     from metaft.tuning.study import Run
 
+    if not path.exists():
+        raise WorkdirError(f'--runs is {path}, which does not exist; give a file of runs that scaling_study wrote')
     try:
         records = program.read_records(path)
         runs = [Run(**{field.name: record[field.name] for field in dataclasses.fields(Run)}) for record in records]

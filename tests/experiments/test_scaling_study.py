@@ -78,7 +78,7 @@ def test_the_plan_runs_nothing(tmp_path, run_experiment, capsys):
         ('--shard=3', 'write I/N'),
         ('--rates=none', 'one_size'),
         ('--bases=nowhere', '--bases is nowhere, which is no directory'),
-        ('--runs=nowhere', '--runs is nowhere, which holds no records of scaling_study'),
+        ('--runs=nowhere', '--runs is nowhere, which does not exist; give a file'),
     ],
 )
 def test_bad_input_is_one_sentence(tmp_path, run_experiment, capsys, flag, sentence):
