@@ -371,13 +371,15 @@ def make_searcher(settings: Settings, problem: 'Problem') -> 'Searcher':
     """Return who decides."""
     from metaft.search.baselines import random_search, transfer
     from metaft.search.freeze_thaw import FreezeThaw, FreezeThawSettings
+    from metaft.search.task_mixture import TaskMixture
     from metaft.search.units import InUnit
 
     predict = problem.predictor()
-    zero_shot = lambda: transfer(predict(problem.nothing_observed))
+    zero_shot = lambda: predict(problem.nothing_observed)
+    mixture = lambda: TaskMixture.of(problem.surrogate, problem.encoded, zero_shot())
     makers: dict[str, Callable[[], Searcher]] = {
-        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience), zero_shot().order),
-        'transfer': zero_shot,
+        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience), mixture()),
+        'transfer': lambda: transfer(zero_shot()),
         'random': lambda: random_search(len(problem.candidates), settings.seed),
     }
     searcher, unit = makers[settings.search](), settings.budget[1]

@@ -5,8 +5,8 @@ pass, so a decision costs milliseconds and every grid point is an occasion to ch
 
 Expected improvement alone trusts the posterior with everything: where it is wrong about how runs go on, many runs are
 begun and none is finished, and where it is sure too early it keeps to one region. So what is spent is insured, as
-Hyperband insures successive halving by brackets: at least `order_share` goes to full runs in the zero-shot order, and
-at least `finish_share`, those included, to runs that are at their end; the rest goes by expected improvement.
+Hyperband insures successive halving by brackets: at least `finish_share` goes to runs that are at their end, the next
+one by what a mixture over the known tasks expects of it (task_mixture.py); the rest goes by expected improvement.
 """
 
 import dataclasses
@@ -17,8 +17,9 @@ import numpy as np
 from metaft.search import acquisition
 from metaft.search.acquisition import Acquisition, Prediction
 from metaft.search.observations import Observations, Suggestion
+from metaft.search.task_mixture import TaskMixture
 
-_OPTIMISM = 0.25  # the quantile by which the next run to finish is chosen
+_OPTIMISM = 0.25  # the quantile by which the next run to finish is chosen where there is no mixture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,13 +27,13 @@ class FreezeThawSettings:
     """The policy.
 
     Cost exponent and steps by replay of collected tasks and by live runs of eight of them, with surrogates that had
-    left them out: exponents of 0 to 0.3 and steps of 1 to 8 % are alike. The two shares by replays of the meta-dataset
-    and of LCBench, and by the same live runs (docs/results.md).
+    left them out: exponents of 0 to 0.3 and steps of 1 to 8 % are alike. The share by replays of the meta-dataset and
+    of LCBench, and by the same live runs (docs/results.md).
     """
 
-    order_share: float = 0.15  # of what is spent, see above; 0: none
-    finish_share: float = 0.4
-    cost_exponent: float = 0.2  # of the seconds of a step; 0 ignores the cost, 1 divides by it
+    finish_share: float = 0.4  # of what is spent, see above; 0: none
+    commitment: float = 2.0  # times the gain of a run that was begun, where the next one to finish is chosen
+    cost_exponent: float = 0.2  # of the seconds of a step, or to finish; 0 ignores the cost, 1 divides by it
     minimum_step_share: float = 0.06  # of the whole budget: a cheaper step is not worth a decision
     minimum_step_of_run: float = 0.12  # of a full run: a step need not be longer, whatever the budget
     minimum_step_visits: float = 3.0  # a step takes at least this many times what deciding and measuring cost
@@ -41,10 +42,10 @@ class FreezeThawSettings:
     patience: float = 0.0  # of the metric by the second: the search stops where no run is expected to gain that much
 
     def __post_init__(self):
-        for name in ('cost_exponent', 'minimum_step_visits', 'patience'):
+        for name in ('commitment', 'cost_exponent', 'minimum_step_visits', 'patience'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0')
-        for name in ('order_share', 'finish_share', 'minimum_step_share', 'minimum_step_of_run', 'reserve_share'):
+        for name in ('finish_share', 'minimum_step_share', 'minimum_step_of_run', 'reserve_share'):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be in [0, 1)')
 
@@ -56,12 +57,12 @@ class FreezeThaw:
     Attributes:
       predict: from observations to the prediction of all configurations, conditioned on them.
       settings: the policy.
-      order: all configurations in the order of the zero-shot ranking; without it, none of `order_share`.
+      mixture: who chooses the runs to finish; without it, the lower quartile of the prediction does.
     """
 
     predict: Callable[[Observations], Prediction]
     settings: FreezeThawSettings = FreezeThawSettings()
-    order: tuple[int, ...] = ()
+    mixture: TaskMixture | None = None
 
     def suggest(self, observations: Observations, remaining_seconds: float, width: int = 1) -> list[Suggestion]:
         """Returns up to `width` runs to advance at once, best first; an empty list when nothing can be gained.
@@ -96,22 +97,23 @@ class FreezeThaw:
     def _insured(
         self, observations: Observations, prediction: Prediction, decision: Acquisition, allowed_C: np.ndarray
     ) -> int | None:
-        """Returns the run whose turn it is whatever its expected improvement, None where both shares are met."""
+        """Returns the run to finish next whatever its expected improvement per cost, None where enough is finished."""
         last_C, num_T = observations.last_grid_index_C, len(observations.fractions_T)
         is_over_C = observations.diverged_C | (last_C == num_T - 1)
-        spent_C, spent = observations.spent_seconds_C, observations.spent_seconds_C.sum()
-        order_share, finish_share = self.settings.order_share, self.settings.finish_share
-        first_open = next((i for i, c in enumerate(self.order) if not is_over_C[c]), None)
-        if first_open is not None and order_share and spent:
-            in_order = spent_C[list(self.order[: first_open + 1])].sum()
-            if in_order <= order_share * spent and allowed_C[self.order[first_open]]:
-                return self.order[first_open]
-        if finish_share and spent_C[is_over_C].sum() <= finish_share * spent:
-            grid = np.arange(num_T)[None, :]
-            is_ahead_CT = (grid > last_C[:, None]) & (grid <= decision.reach_C[:, None]) & allowed_C[:, None]
-            lower_CT = np.asarray(prediction.quantile_CT(_OPTIMISM), np.float64)
-            return int(np.argmin(np.min(lower_CT, axis=1, where=is_ahead_CT, initial=np.inf)))
-        return None
+        spent_C, share = observations.spent_seconds_C, self.settings.finish_share
+        if not share or spent_C[is_over_C].sum() > share * spent_C.sum():
+            return None
+        if self.mixture is not None:
+            gain_C = self.mixture.gain_C(observations, decision.reach_C)
+            seconds_CT = acquisition.seconds_ahead(observations, np.asarray(prediction.cost_seconds_CT, np.float64))
+            to_reach_C = np.take_along_axis(seconds_CT, decision.reach_C[:, None], axis=1)[:, 0]
+            gain_C = gain_C / np.maximum(to_reach_C, np.finfo(float).tiny) ** self.settings.cost_exponent
+            gain_C = np.where(observations.started_C, self.settings.commitment * gain_C, gain_C)
+            return int(np.argmax(np.where(allowed_C, gain_C, -np.inf)))
+        grid = np.arange(num_T)[None, :]
+        is_ahead_CT = (grid > last_C[:, None]) & (grid <= decision.reach_C[:, None]) & allowed_C[:, None]
+        lower_CT = np.asarray(prediction.quantile_CT(_OPTIMISM), np.float64)
+        return int(np.argmin(np.min(lower_CT, axis=1, where=is_ahead_CT, initial=np.inf)))
 
     def _is_out_of_patience(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> bool:
         patience = self.settings.patience

@@ -12,6 +12,7 @@ from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
 from metaft.surrogate import curves, episodes, likelihood, transforms
 from metaft.surrogate.prediction import Prediction
+from metaft.surrogate.process import Runs
 from metaft.surrogate.surrogate import Surrogate
 
 _observed = jax.jit(episodes.observed, static_argnums=(3, 4))
@@ -68,9 +69,9 @@ def hide(table: TaskTable, num_points: int, seed: int) -> tuple[np.ndarray, np.n
 def asking(surrogate: Surrogate, table: TaskTable) -> Callable[[np.ndarray, np.ndarray], Prediction]:
     """Returns the prediction of a table's runs as a function of their observed values and costs [C, T]; NaN: none.
 
-    The runs are encoded once, remembering no run of the table's dataset.
+    The runs are encoded once, see `encoded`.
     """
-    runs = surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table))
+    runs = encoded(surrogate, table)
     return lambda values_CT, costs_CT: surrogate.predict(
         table.meta_features,
         runs,
@@ -82,6 +83,11 @@ def asking(surrogate: Surrogate, table: TaskTable) -> Callable[[np.ndarray, np.n
         reference_seconds=table.reference_seconds,
         fractions_T=table.fractions_T,
     )
+
+
+def encoded(surrogate: Surrogate, table: TaskTable) -> Runs:
+    """Encodes a table's configurations, remembering no run of the table's dataset."""
+    return surrogate.encode(table.configurations, table.metric, without=splits.dataset_of(table))
 
 
 def _score(

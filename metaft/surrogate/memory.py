@@ -16,6 +16,7 @@ Reference: Nadaraya 1964; Watson 1964.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -114,6 +115,36 @@ class Memory:
             near_CV[:, v] = mass_C / (mass_C + _NEAR)
             curve_CVU[:, v] = kernel_CN @ self.curve_NU[is_its_N] / (mass_C[:, None] + 1e-9)
         return Recall(curve_CVU, near_CV)
+
+    @functools.cached_property
+    def unlikeness(self) -> dict[str, np.ndarray]:
+        """How far a task is from the one that is most like it, for each metric, float32 [U], by budget.
+
+        The root mean squared difference of their runs, less that of levels; the median over the tables, each compared
+        with those of other datasets. Metrics of a single dataset are not in it.
+        """
+        found = {}
+        for metric in dict.fromkeys(self.metrics):
+            tables = self.of_metric(metric)
+            if len({self.datasets[w] for w in tables}) > 1:
+                found[metric] = np.median([self._distance(w, metric) for w in tables], axis=0).astype(np.float32)
+        return found
+
+    def _distance(self, w: int, metric: str) -> np.ndarray:
+        """Returns the distance of table w from the one whose final values are most like its own, [U]."""
+        is_its_N = self.table_N == w
+        recall = self.recall(self.config_NE[is_its_N], metric, self.datasets[w])
+        near_CV1 = recall.near_CV[:, :, None]
+        mean_CU = np.sum(near_CV1 * recall.curve_CVU, axis=1) / (np.sum(near_CV1, axis=1) + 1e-9)
+        expected_CVU = mean_CU[:, None] + near_CV1 * (recall.curve_CVU - mean_CU[:, None])
+        error_CVU = (self.curve_NU[is_its_N][:, None] - expected_CVU)[:, recall.near_CV.any(axis=0)]
+        error_CVU = error_CVU - np.median(error_CVU[:, :, -1], axis=0)[None, :, None]
+        square_VU = np.mean(error_CVU**2, axis=0)
+        return np.sqrt(square_VU[np.argmin(square_VU[:, -1])])
+
+    def datasets_of(self, metric: str) -> list[str]:
+        """Returns the datasets of the tables of a metric, in the order of `recall`."""
+        return [self.datasets[w] for w in self.of_metric(metric)]
 
     def of_metric(self, metric: str) -> list[int]:
         """Returns the tables of a metric, in the order in which `recall` gives them."""

@@ -1,6 +1,7 @@
 """What one tuning job works on: a task, the candidates, and the surrogate that knows other tasks."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from metaft.finetune.search_space import (
 from metaft.metadataset.records import TaskRecord
 from metaft.search.observations import Observations
 from metaft.surrogate.prediction import Prediction
+from metaft.surrogate.process import Runs
 from metaft.surrogate.surrogate import Surrogate
 from metaft.tasks.dataset import Dataset
 from metaft.tasks.tokenizer import Tokenizer
@@ -72,14 +74,18 @@ class Problem:
         """The state of a search before its first measurement."""
         return Observations.empty(len(self.candidates), fractions(), self.reference_value)
 
+    @functools.cached_property
+    def encoded(self) -> Runs:
+        """All candidates with what is remembered of them, for the surrogate."""
+        return self.surrogate.encode([c.identity() for c in self.candidates], self.metric)
+
     def predictor(self) -> Callable[[Observations], Prediction]:
         """Return the function from observations to the surrogate's prediction of all candidates."""
-        encoded = self.surrogate.encode([c.identity() for c in self.candidates], self.metric)
 
         def predict(observations: Observations) -> Prediction:
             return self.surrogate.predict(
                 self.record.meta_features,
-                encoded,
+                self.encoded,
                 observations.values_CT,
                 observations.costs_CT,
                 metric=self.metric,

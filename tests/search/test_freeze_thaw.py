@@ -198,9 +198,7 @@ INSURED = [(6, 0), (6, 1), (6, 2), (5, 0), (5, 1), (5, 2), (5, 3), (5, 4), (3, 0
 def test_it_does_what_it_did(share, wanted):
     rng = np.random.default_rng(11)
     belief = random_belief(rng)
-    order = tuple(np.argsort(belief.mean_CT[:, -1]).tolist())
-    settings = FreezeThawSettings(order_share=2 / 3 * share, finish_share=share)
-    searcher, table = FreezeThaw(belief, settings, order), random_table(rng, belief)
+    searcher, table = FreezeThaw(belief, FreezeThawSettings(finish_share=share)), random_table(rng, belief)
     start_up = np.linspace(0.0, 1.0, 8)
     trajectory = replay(searcher, table, 40.0, overhead_seconds_C=start_up, measurement_seconds=0.1)
     assert [(event.configuration_index, event.grid_index) for event in trajectory.events] == wanted
@@ -208,27 +206,15 @@ def test_it_does_what_it_did(share, wanted):
 
 @pytest.mark.parametrize('seed', range(4))
 def test_what_is_spent_is_insured(seed):
-    """Thirty runs of 10 seconds, 200 seconds in all: .4 goes to the order and .6 to finished runs, but for one run."""
+    """Thirty runs of 10 seconds, 200 seconds in all: .6 goes to finished runs, but for one run."""
     rng = np.random.default_rng(seed)
     belief = GaussianBelief(curves(rng.uniform(0.5, 2.5, 30)), seconds(np.full(30, 10.0)), sd=0.4)
     values_CT = belief.mean_CT + 0.4 * rng.normal(size=(30, 1))
     table = TaskTable('made', 'loss', {}, [{}] * 30, FRACTIONS_T, values_CT, belief.seconds_CT, 3.0, 1.0)
-    order = tuple(rng.permutation(30).tolist())  # a ranking that knows nothing
     seen = {}
-    for name, shares in {'bare': (0.0, 0.0), 'insured': (0.4, 0.6)}.items():
-        settings = FreezeThawSettings(order_share=shares[0], finish_share=shares[1])
-        seen[name] = replay(FreezeThaw(belief, settings, order), table, 200.0).observations
+    for name, share in {'bare': 0.0, 'insured': 0.6}.items():
+        searcher = FreezeThaw(belief, FreezeThawSettings(finish_share=share))
+        seen[name] = replay(searcher, table, 200.0).observations
     spent_C, is_over_C = seen['insured'].spent_seconds_C, seen['insured'].last_grid_index_C == 4
-    in_order = np.cumsum(is_over_C[list(order)] == 0) == 0  # the runs before the first open one
     assert spent_C[is_over_C].sum() > 0.6 * spent_C.sum() - 10.0
-    assert spent_C[list(order)][in_order].sum() > 0.4 * spent_C.sum() - 10.0
     assert is_over_C.sum() >= (seen['bare'].last_grid_index_C == 4).sum()
-
-
-def test_the_order_has_its_turn_only_where_there_is_one():
-    belief = GaussianBelief(curves([2.0, 1.0, 1.5]), seconds([10.0] * 3), sd=0.4)
-    searcher = FreezeThaw(belief, FreezeThawSettings(order_share=0.5), (2, 0, 1))
-    observations = empty(3).observe(1, 1, 2.0, 2.5)
-    assert [s.configuration_index for s in searcher.suggest(observations, 100.0)] == [2]
-    bare = dataclasses.replace(searcher, order=())
-    assert [s.configuration_index for s in bare.suggest(observations, 100.0)] == [1]

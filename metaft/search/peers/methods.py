@@ -25,9 +25,11 @@ from metaft.search.peers.dyhpo import DyHPO
 from metaft.search.peers.improvement import ByImprovement
 from metaft.search.peers.last_value import LastValue
 from metaft.search.scores import CurvePrediction
+from metaft.search.task_mixture import TaskMixture
 from metaft.surrogate import evaluation
 from metaft.surrogate.encoding import Encoding
 from metaft.surrogate.ensemble import fit_encoding
+from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
 
 Predict = Callable[[np.ndarray, np.ndarray], CurvePrediction]  # (values_CT, costs_CT) as observed
@@ -125,13 +127,17 @@ def following(predict: Predict) -> Callable[[Observations], CurvePrediction]:
 # ---------------------------------------------------------------- metaft
 
 
-def _metaft_predict(problem: Problem, seed: int) -> Predict:
+def _metaft_predict(problem: Problem, seed: int) -> Callable[[np.ndarray, np.ndarray], Prediction]:
     return evaluation.asking(problem.fold.surrogate, problem.table)
 
 
 def _metaft(problem: Problem, seed: int) -> Searcher:
-    order = _metaft_transfer(problem, seed).order
-    return FreezeThaw(following(_metaft_predict(problem, seed)), order=order)
+    predict, table = _metaft_predict(problem, seed), problem.table
+    nothing_CT = np.full(table.values_CT.shape, np.nan)
+    mixture = TaskMixture.of(
+        problem.fold.surrogate, evaluation.encoded(problem.fold.surrogate, table), predict(nothing_CT, nothing_CT)
+    )
+    return FreezeThaw(following(predict), mixture=mixture)
 
 
 def _metaft_transfer(problem: Problem, seed: int) -> baselines.InOrder:
