@@ -3,6 +3,7 @@
     observations    what one search has seen so far, dense; the interface of every searcher
     acquisition     expected improvement for the remaining budget, per cost
     freeze_thaw     the searcher that asks the surrogate
+    task_mixture    which run to finish next: the new task is like one of the known ones
     baselines       the searchers that do not: random, default, mean rank, portfolio, transfer only, ASHA, oracle
     units           any searcher under a budget in FLOPs or tokens
     stopping        why a search is over

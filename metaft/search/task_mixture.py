@@ -32,10 +32,10 @@ from metaft.surrogate import curves, process
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
 
-_NOISE_SD = 0.15  # of transformed values, where a single task is known: about that of all sets of tasks
+_NOISE_SD = 0.15  # of transformed values, where a single dataset is known; it is .1 to .2 on LCBench and our own
 _LEAST_SD = 0.03  # about the noise of a seed
 _SHIFT_SD = 0.5
-_MEMORY_SHARE = 0.5  # of the center; .25 and .75 choose worse runs, 0 and 1 much worse
+_MEMORY_SHARE = 0.5  # of the center; with 0 and with 1 the second to fifth run are worse by a fifth
 _NEGLECTED = 1e-3  # weight of tasks that are left out of a sum over tasks
 
 
