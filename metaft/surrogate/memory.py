@@ -136,6 +136,7 @@ class Memory:
         recall = self.recall(self.config_NE[is_its_N], metric, self.datasets[w])
         near_CV1 = recall.near_CV[:, :, None]
         mean_CU = np.sum(near_CV1 * recall.curve_CVU, axis=1) / (np.sum(near_CV1, axis=1) + 1e-9)
+        # Where the table has no such run, the mean over tables, as in search/task_mixture.py.
         expected_CVU = mean_CU[:, None] + near_CV1 * (recall.curve_CVU - mean_CU[:, None])
         error_CVU = (self.curve_NU[is_its_N][:, None] - expected_CVU)[:, recall.near_CV.any(axis=0)]
         error_CVU = error_CVU - np.median(error_CVU[:, :, -1], axis=0)[None, :, None]

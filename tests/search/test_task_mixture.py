@@ -21,8 +21,6 @@ from tests.search.beliefs import FRACTIONS_T, GaussianBelief, curves, empty, sec
 from tests.surrogate import family
 
 NUM_T = len(FRACTIONS_T)
-
-
 NOISE_T = np.linspace(0.3, 0.1, NUM_T)
 
 

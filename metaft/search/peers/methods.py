@@ -132,17 +132,18 @@ def _metaft_predict(problem: Problem, seed: int) -> Callable[[np.ndarray, np.nda
 
 
 def _metaft(problem: Problem, seed: int) -> Searcher:
-    predict, table = _metaft_predict(problem, seed), problem.table
-    nothing_CT = np.full(table.values_CT.shape, np.nan)
-    mixture = TaskMixture.of(
-        problem.fold.surrogate, evaluation.encoded(problem.fold.surrogate, table), predict(nothing_CT, nothing_CT)
-    )
-    return FreezeThaw(following(predict), mixture=mixture)
+    surrogate = problem.fold.surrogate
+    mixture = TaskMixture.of(surrogate, evaluation.encoded(surrogate, problem.table), _zero_shot(problem, seed))
+    return FreezeThaw(following(_metaft_predict(problem, seed)), mixture=mixture)
 
 
 def _metaft_transfer(problem: Problem, seed: int) -> baselines.InOrder:
+    return baselines.transfer(_zero_shot(problem, seed))
+
+
+def _zero_shot(problem: Problem, seed: int) -> Prediction:
     nothing_CT = np.full(problem.table.values_CT.shape, np.nan)
-    return baselines.transfer(_metaft_predict(problem, seed)(nothing_CT, nothing_CT))
+    return _metaft_predict(problem, seed)(nothing_CT, nothing_CT)
 
 
 # ---------------------------------------------------------------- without a model
