@@ -93,8 +93,7 @@ def evaluate(
     step_C = ahead_CT[rows, next_C]
     planned_seconds = ahead_CT[plan, at]
     leaves_plan_C = (rows == plan) | (step_C + planned_seconds <= remaining_seconds)
-    # A cost below a thousandth of the rest is free: the ratio says nothing there.
-    score_C = gain_C / np.maximum(step_C, 1e-3 * remaining_seconds) ** cost_exponent
+    score_C = per_cost(gain_C, step_C, remaining_seconds, cost_exponent)
     score_C[plan] = max(score_C[plan], np.finfo(float).tiny)  # where nothing is better than the plan, the plan
     return Acquisition(
         score_C=np.where(can_advance_C & leaves_plan_C, score_C, -np.inf),
@@ -105,6 +104,11 @@ def evaluate(
         plan=plan,
         improves=improves,
     )
+
+
+def per_cost(gain_C: np.ndarray, seconds_C: np.ndarray, remaining_seconds: float, exponent: float) -> np.ndarray:
+    """Returns gains over seconds to a power; less than a thousandth of the rest is free, for the ratio says nothing."""
+    return gain_C / np.maximum(seconds_C, max(1e-3 * remaining_seconds, np.finfo(float).tiny)) ** exponent
 
 
 def gain_per_second(observations: Observations, prediction: Prediction, remaining_seconds: float) -> float:

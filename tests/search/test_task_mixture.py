@@ -82,15 +82,14 @@ def test_a_diverged_run_is_an_observation_and_is_never_advanced():
     assert found.posterior(observations)[0][1] > 0.9
 
 
-def test_it_chooses_what_is_finished_first():
+def test_the_search_goes_by_it():
     belief = GaussianBelief(curves([1.0, 1.1, 1.2]), seconds([10.0] * 3), sd=0.3)
     found = mixture([[1.0, 1.0, -1.0]], start=3.0)
-    searcher = FreezeThaw(belief, FreezeThawSettings(finish_share=0.4), found)
-    assert [s.configuration_index for s in searcher.suggest(empty(3), 100.0)] == [2]
-    bare = FreezeThaw(belief, FreezeThawSettings(finish_share=0.4))
-    assert [s.configuration_index for s in bare.suggest(empty(3), 100.0)] == [0]
-    without = FreezeThaw(belief, FreezeThawSettings(finish_share=0.0), found)
-    assert [s.configuration_index for s in without.suggest(empty(3), 100.0)] == [0]
+    chosen = lambda searcher, seen: [s.configuration_index for s in searcher.suggest(seen, 100.0)]
+    assert chosen(FreezeThaw(belief, mixture=found), empty(3)) == [2]
+    assert chosen(FreezeThaw(belief), empty(3)) == [0]
+    ended = empty(3).observe(2, NUM_T - 1, -9.0, 10.0)
+    assert chosen(FreezeThaw(belief, mixture=found), ended) == []  # nothing can be gained on this
 
 
 def test_a_run_that_was_begun_counts_twice_and_a_dear_one_less():
@@ -173,7 +172,7 @@ def test_with_an_untrained_network_it_finds_good_runs_by_memory(surrogate, table
         found = TaskMixture.of(surrogate, runs, ask(nothing_CT, nothing_CT))
         predict = lambda observations, ask=ask: ask(observations.values_CT, observations.costs_CT)
         budget = 2.2 * float(np.median(table.costs_CT[:, -1]))
-        search = FreezeThaw(predict, FreezeThawSettings(finish_share=0.9), found)
+        search = FreezeThaw(predict, mixture=found)
         chance = [replay(random_search(24, 10 * seed + i), table, budget).best_value_at(budget) for i in range(5)]
         ratio.append(np.log(replay(search, table, budget).best_value_at(budget) / np.mean(chance)))
     assert np.mean(ratio) < np.log(0.8)

@@ -25,7 +25,7 @@ from metaft.surrogate.prediction import Prediction
 
 _OCTAVES = 4.0  # length scale of r in log2 budget
 _NOISE = (0.01, 0.05)  # standard deviations of white noise, in units of the tasks' spread
-_SCALES = (0.25, 0.5, 1.0)  # of r, in units of its spread when each training task is left out
+_SCALES = (0.1, 0.25, 0.5, 1.0)  # of r, in units of its spread when each training task is left out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +90,13 @@ def _unexplained(deviation_WCT: np.ndarray) -> float:
         return float(np.std(flat_WN)) or 0.1
     left = []
     for w in range(len(flat_WN)):
-        others_NV = np.delete(flat_WN, w, axis=0).T
-        gram = others_NV.T @ others_NV
-        ridge = 0.01 * np.trace(gram) / len(gram) * np.eye(len(gram))
-        left.append(flat_WN[w] - others_NV @ np.linalg.solve(gram + ridge, others_NV.T @ flat_WN[w]))
+        others_VN = np.delete(flat_WN, w, axis=0)
+        mean_N = others_VN.mean(axis=0)  # of the others alone: deviations from the mean of all add to 0
+        others_VN = others_VN - mean_N
+        gram = others_VN @ others_VN.T
+        ridge = max(0.01 * np.trace(gram) / len(gram), np.finfo(float).tiny) * np.eye(len(gram))
+        wanted_N = flat_WN[w] - mean_N
+        left.append(wanted_N - np.linalg.solve(gram + ridge, others_VN @ wanted_N) @ others_VN)
     return float(np.std(left)) or 0.1
 
 

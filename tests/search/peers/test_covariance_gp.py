@@ -1,10 +1,11 @@
 """The covariance GP equals the dense Gaussian process that its docstring writes down, and transfers."""
 
 import numpy as np
+import pytest
 from scipy.stats import multivariate_normal
 
 from metaft.search import scores
-from metaft.search.peers.covariance_gp import _OCTAVES, CovarianceGP, _Conditioned
+from metaft.search.peers.covariance_gp import _OCTAVES, CovarianceGP, _Conditioned, _unexplained
 from metaft.search.peers.gaussian import transform
 from tests.surrogate import family
 
@@ -39,6 +40,22 @@ def test_it_is_the_dense_posterior():
     exact = multivariate_normal.logpdf(error, cov=gram)
     constant = -0.5 * len(seen) * np.log(2 * np.pi)
     np.testing.assert_allclose(conditioned.log_likelihood + constant, exact, rtol=1e-8)
+
+
+@pytest.mark.parametrize(('num_tasks', 'tolerance'), [(60, 0.05), (20, 0.15)])
+def test_what_a_task_has_of_its_own_is_found_by_leaving_it_out(num_tasks, tolerance):
+    """Three common factors and a part of .3: with the task in the mean, its deviations follow from the others'."""
+    rng = np.random.default_rng(0)
+    y_WCT = rng.normal(size=(num_tasks, 3)) @ rng.normal(size=(3, 400)) + 0.3 * rng.normal(size=(num_tasks, 400))
+    deviation_WCT = (y_WCT - y_WCT.mean(axis=0)).reshape(num_tasks, 40, 10) / np.sqrt(num_tasks)
+    assert _unexplained(deviation_WCT) == pytest.approx(0.3, rel=tolerance)
+
+
+def test_the_part_of_its_own_is_never_less_than_noise_with_few_tasks():
+    """Of five tasks the four others cannot explain what is a task's own; they seemed to once (.09 of .3)."""
+    rng = np.random.default_rng(0)
+    y_WN = 0.3 * rng.normal(size=(5, 400))
+    assert _unexplained((y_WN - y_WN.mean(axis=0)).reshape(5, 40, 10) / np.sqrt(5)) > 0.27
 
 
 def test_a_few_points_tell_which_training_task_it_is_like():
