@@ -40,6 +40,13 @@ class Prediction(Protocol):
         """E[max(0, best_value - value)], a share of the value before finetuning; [C, 1] is a best value for each."""
 
 
+class TransformedPrediction(Prediction, Protocol):
+    """Of a model that has a space of its own for values, in which halving a loss is worth the same on every task."""
+
+    def transformed_improvement_CT(self, best_value: float) -> np.ndarray:
+        """E[max(0, y(best_value) - y(value))]."""
+
+
 class Acquisition(NamedTuple):
     """The decision's numbers, one a configuration."""
 

@@ -3,12 +3,13 @@
 Freeze-thaw: Swersky, Snoek and Adams, arXiv 1406.3896. The surrogate conditions on the observations in one forward
 pass, so a decision costs milliseconds and every grid point is an occasion to change one's mind.
 
-What a run promises is what a mixture over the known tasks expects of it (task_mixture.py): which tasks the new one is
-like, and so which runs will be good, is learned from every measurement. Where no known task has the metric there is no
-mixture, and the surrogate's posterior has to do. It sees each run alone: where it is wrong about how runs go on, many
-runs are begun and none is finished, and where it is sure too early it keeps to one region. So what is spent is insured
-then, as Hyperband insures successive halving by brackets: at least `finish_share` goes to runs that are at their end,
-the next one by its predicted lower quartile, the rest by expected improvement.
+What a run promises is what two opinions expect of it, half each: the surrogate's posterior, which sees each run alone
+but knows how such runs go on, and a mixture over the known tasks (task_mixture.py), which learns from every measurement
+which tasks the new one is like, and so which runs will be good together. Where no known task has the metric there is no
+mixture, and the posterior alone cannot be trusted with everything: where it is wrong about how runs go on, many runs
+are begun and none is finished, and where it is sure too early it keeps to one region. So what is spent is insured then,
+as Hyperband insures successive halving by brackets: at least `finish_share` goes to runs that are at their end, the
+next one by its predicted lower quartile, the rest by expected improvement.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 
 from metaft.search import acquisition
-from metaft.search.acquisition import Acquisition, Prediction
+from metaft.search.acquisition import Acquisition, Prediction, TransformedPrediction
 from metaft.search.observations import Observations, Suggestion
 from metaft.search.task_mixture import TaskMixture
 
@@ -33,7 +34,7 @@ class FreezeThawSettings:
     early values tell most, is searched better, and tasks where they mislead worse.
     """
 
-    commitment: float = 2.0  # times what a run gains that was begun, by the mixture
+    commitment: float = 2.0  # times what a run gains that was begun, where there is a mixture
     finish_share: float = 0.4  # of what is spent without a mixture, see above; 0: none
     cost_exponent: float = 0.2  # of the seconds of a step; 0 ignores the cost, 1 divides by it
     minimum_step_share: float = 0.06  # of the whole budget: a cheaper step is not worth a decision
@@ -62,7 +63,7 @@ class FreezeThaw:
       mixture: what the known tasks say of the runs; None where there is none with the metric.
     """
 
-    predict: Callable[[Observations], Prediction]
+    predict: Callable[[Observations], TransformedPrediction]
     settings: FreezeThawSettings = FreezeThawSettings()
     mixture: TaskMixture | None = None
 
@@ -114,8 +115,10 @@ class FreezeThaw:
         patience = self.settings.patience
         return patience > 0 and acquisition.gain_per_second(observations, prediction, remaining_seconds) < patience
 
-    def evaluate(self, observations: Observations, prediction: Prediction, remaining_seconds: float) -> Acquisition:
-        """Returns the numbers behind a suggestion, one a configuration; gains are the mixture's where there is one."""
+    def evaluate(
+        self, observations: Observations, prediction: TransformedPrediction, remaining_seconds: float
+    ) -> Acquisition:
+        """Returns the numbers behind a suggestion, one a configuration; with a mixture, gains are transformed."""
         budget_seconds = remaining_seconds + float(observations.spent_seconds_C.sum())
         full_run_C = np.asarray(prediction.cost_seconds_CT, np.float64)[:, -1]
         step_C = np.minimum(
@@ -135,7 +138,10 @@ class FreezeThaw:
             return decision
         gain_C = self.mixture.gain_C(observations, decision.reach_C)
         can_advance_C = np.isfinite(gain_C)
-        gain_C = np.where(can_advance_C, gain_C, 0.0)
+        grid = np.arange(len(observations.fractions_T))[None, :]
+        is_ahead_CT = (grid > observations.last_grid_index_C[:, None]) & (grid <= decision.reach_C[:, None])
+        alone_CT = prediction.transformed_improvement_CT(observations.best_value)
+        gain_C = np.where(can_advance_C, gain_C + np.max(alone_CT, axis=1, where=is_ahead_CT, initial=0.0), 0.0) / 2.0
         gain_C[observations.started_C] *= self.settings.commitment
         score_C = acquisition.per_cost(gain_C, decision.seconds_C, remaining_seconds, self.settings.cost_exponent)
         return decision._replace(score_C=np.where(can_advance_C, score_C, -np.inf), gain_C=gain_C)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from metaft.search.acquisition import Prediction
+from metaft.search.acquisition import TransformedPrediction
 from metaft.search.freeze_thaw import FreezeThaw
 from metaft.search.observations import Observations, Searcher, Suggestion
 
@@ -49,8 +49,8 @@ class InUnit:
         return dataclasses.replace(self.searcher, predict=predict), seen
 
     def _predictor(
-        self, predict: Callable[[Observations], Prediction], seconds_CT: np.ndarray
-    ) -> Callable[[Observations], Prediction]:
+        self, predict: Callable[[Observations], TransformedPrediction], seconds_CT: np.ndarray
+    ) -> Callable[[Observations], TransformedPrediction]:
         # What is only believed (further slots) has no seconds, and the surrogate does without.
         return lambda seen: _Priced(predict(dataclasses.replace(seen, costs_CT=seconds_CT)), self.costs_CT)
 
@@ -59,7 +59,7 @@ class InUnit:
 class _Priced:
     """A prediction with other costs."""
 
-    prediction: Prediction
+    prediction: TransformedPrediction
     cost_seconds_CT: np.ndarray
 
     def quantile_CT(self, probability: float) -> np.ndarray:
@@ -67,3 +67,6 @@ class _Priced:
 
     def expected_improvement_CT(self, best_value: float | np.ndarray) -> np.ndarray:
         return self.prediction.expected_improvement_CT(best_value)
+
+    def transformed_improvement_CT(self, best_value: float) -> np.ndarray:
+        return self.prediction.transformed_improvement_CT(best_value)

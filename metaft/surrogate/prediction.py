@@ -1,7 +1,7 @@
 """What the surrogate answers: distributions of value and cost for C configurations at T budgets.
 
 Cells that were observed are their observation, without uncertainty. Values are lower-is-better in the metric's own
-unit; improvement and samples are in the transformed space, where halving a loss is worth the same on every task.
+unit; samples are in the transformed space, where halving a loss is worth the same on every task.
 """
 
 import dataclasses
@@ -27,6 +27,7 @@ def _cdf_at(mixture: Mixture, y_QC1: jax.Array) -> jax.Array:
     return jax.lax.map(lambda y_C1: likelihood.cdf(mixture, y_C1), y_QC1)
 
 
+_improvement = jax.jit(likelihood.expected_improvement)
 _log_density = jax.jit(likelihood.log_density)
 _quantile = jax.jit(likelihood.quantile)
 _sample = jax.jit(likelihood.sample, static_argnums=2)
@@ -72,6 +73,13 @@ class Prediction:
         improvement_CT = np.trapezoid(below_QCT, v_QC1, axis=0)
         observed_CT = np.maximum(best_C1 - self.observed_CT, 0.0)
         return self._unless_observed(improvement_CT, observed_CT) / max(self.reference_value, 1e-6)
+
+    def transformed_improvement_CT(self, best_value: float) -> np.ndarray:
+        """Returns E[max(0, y(best) - y(value))] in the transformed space; 0 where the value was observed."""
+        improvement_CT = np.asarray(
+            _improvement(self.mixture, jnp.full((1, 1), self.transform(np.asarray(best_value)), jnp.float32))
+        )
+        return self._unless_observed(improvement_CT, np.zeros_like(improvement_CT))
 
     def sample_QCT(self, key: jax.Array, num: int) -> np.ndarray:
         """Draws `num` whole tables in the transformed space, each at one quantile shared by all of its cells."""

@@ -26,6 +26,9 @@ class GaussianPrediction:
         z_CT = (best_value - self.mean_CT) / sd_CT
         return sd_CT * (z_CT * norm.cdf(z_CT) + norm.pdf(z_CT))
 
+    def transformed_improvement_CT(self, best_value):
+        return self.expected_improvement_CT(best_value)
+
 
 @dataclasses.dataclass(frozen=True)
 class GaussianBelief:

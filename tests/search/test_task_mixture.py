@@ -92,6 +92,17 @@ def test_the_search_goes_by_it():
     assert chosen(FreezeThaw(belief, mixture=found), ended) == []  # nothing can be gained on this
 
 
+def test_the_posterior_has_the_other_half_of_the_say():
+    """The mixture expects the same of all runs: where the posterior does not, it decides."""
+    found, belief = mixture([[1.0, 1.0, 1.0]], start=3.0), GaussianBelief(curves([1.5, 1.5, 0.0]), seconds([10.0] * 3))
+    searcher = FreezeThaw(belief, mixture=found)
+    assert [s.configuration_index for s in searcher.suggest(empty(3), 100.0)] == [2]
+    decision = searcher.evaluate(empty(3), belief(empty(3)), 100.0)
+    alone_C = belief(empty(3)).transformed_improvement_CT(3.0).max(axis=1)
+    mixed_C = found.gain_C(empty(3), np.full(3, NUM_T - 1))
+    np.testing.assert_allclose(decision.gain_C, (alone_C + mixed_C) / 2.0)
+
+
 def test_a_run_that_was_begun_counts_twice_and_a_dear_one_less():
     belief = GaussianBelief(curves([1.0, 1.1]), seconds([10.0, 10.0]), sd=0.3)
     found = mixture([[1.0, 0.8]], start=3.0)

@@ -69,6 +69,14 @@ def test_predictions_are_proper(surrogate, table, observations):
     assert (low <= middle).all() and (middle <= high).all()
     assert (prediction.standard_deviation_CT[is_open_CT] > 0).all()
     assert (prediction.expected_improvement_CT(1.0)[is_open_CT] >= 0).all()
+    samples_QCT = prediction.sample_QCT(jax.random.key(0), 4000)
+    drawn_CT = np.maximum(prediction.transform(np.array(1.0)) - samples_QCT, 0.0)
+    np.testing.assert_allclose(
+        prediction.transformed_improvement_CT(1.0)[is_open_CT],
+        drawn_CT.mean(axis=0)[is_open_CT],
+        atol=4.0 * drawn_CT.std(axis=0)[is_open_CT].max() / np.sqrt(4000),
+    )
+    assert (prediction.transformed_improvement_CT(1.0)[~is_open_CT] == 0.0).all()
     assert (np.diff(np.delete(prediction.cost_seconds_CT, 1, axis=0)) >= 0).all()  # cumulative
     mean_CT = prediction.mean_CT[is_open_CT]
     assert (mean_CT > prediction.quantile_CT(0.001)[is_open_CT] - 1e-6).all() and np.isfinite(mean_CT).all()

@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from metaft.surrogate.ensemble import fit_encoding
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
 
+P = TypeVar('P', bound=CurvePrediction)
 Predict = Callable[[np.ndarray, np.ndarray], CurvePrediction]  # (values_CT, costs_CT) as observed
 
 
@@ -119,7 +120,7 @@ def _missing(method: Method) -> list[str]:
     return [package for package in method.packages if importlib.util.find_spec(package) is None]
 
 
-def following(predict: Predict) -> Callable[[Observations], CurvePrediction]:
+def following(predict: Callable[[np.ndarray, np.ndarray], P]) -> Callable[[Observations], P]:
     """Returns the prediction as a function of the state of a search."""
     return lambda observations: predict(observations.values_CT, observations.costs_CT)
 
