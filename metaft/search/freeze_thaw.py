@@ -3,13 +3,15 @@
 Freeze-thaw: Swersky, Snoek and Adams, arXiv 1406.3896. The surrogate conditions on the observations in one forward
 pass, so a decision costs milliseconds and every grid point is an occasion to change one's mind.
 
-What a run promises is what two opinions expect of it, half each: the surrogate's posterior, which sees each run alone
-but knows how such runs go on, and a mixture over the known tasks (task_mixture.py), which learns from every measurement
-which tasks the new one is like, and so which runs will be good together. Where no known task has the metric there is no
-mixture, and the posterior alone cannot be trusted with everything: where it is wrong about how runs go on, many runs
-are begun and none is finished, and where it is sure too early it keeps to one region. So what is spent is insured then,
-as Hyperband insures successive halving by brackets: at least `finish_share` goes to runs that are at their end, the
-next one by its predicted lower quartile, the rest by expected improvement.
+What a run promises is what two opinions expect of it. A mixture over the known tasks (task_mixture.py) learns from each
+measurement which tasks the new one is like, and so which runs will be good together. The surrogate's posterior sees
+each run alone, and knows better the more runs were begun: its say grows to a half.
+
+Where no known task has the metric there is no mixture, and the posterior alone cannot be trusted with everything: where
+it is wrong about how runs go on, many runs are begun and none is finished, and where it is sure too early it keeps to
+one region. So what is spent is insured then, as Hyperband insures successive halving by brackets: at least
+`finish_share` goes to runs that are at their end, the next one by its predicted lower quartile, the rest by expected
+improvement.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from metaft.search.acquisition import Acquisition, Prediction, TransformedPredic
 from metaft.search.observations import Observations, Suggestion
 from metaft.search.task_mixture import TaskMixture
 
+_LARGEST_SAY = 0.5  # of the posterior, beside a mixture
 _OPTIMISM = 0.25  # the quantile by which the next run to finish is chosen where there is no mixture
 
 
@@ -34,6 +37,7 @@ class FreezeThawSettings:
     early values tell most, is searched better, and tasks where they mislead worse.
     """
 
+    posterior_runs: float = 10.0  # begun, at which the posterior has half of what say it gets beside a mixture
     commitment: float = 2.0  # times what a run gains that was begun, where there is a mixture
     finish_share: float = 0.4  # of what is spent without a mixture, see above; 0: none
     cost_exponent: float = 0.2  # of the seconds of a step; 0 ignores the cost, 1 divides by it
@@ -45,7 +49,7 @@ class FreezeThawSettings:
     patience: float = 0.0  # of the metric by the second: the search stops where no run is expected to gain that much
 
     def __post_init__(self):
-        for name in ('commitment', 'cost_exponent', 'minimum_step_visits', 'patience'):
+        for name in ('posterior_runs', 'commitment', 'cost_exponent', 'minimum_step_visits', 'patience'):
             if getattr(self, name) < 0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be at least 0')
         for name in ('finish_share', 'minimum_step_share', 'minimum_step_of_run', 'reserve_share'):
@@ -141,7 +145,10 @@ class FreezeThaw:
         grid = np.arange(len(observations.fractions_T))[None, :]
         is_ahead_CT = (grid > observations.last_grid_index_C[:, None]) & (grid <= decision.reach_C[:, None])
         alone_CT = prediction.transformed_improvement_CT(observations.best_value)
-        gain_C = np.where(can_advance_C, gain_C + np.max(alone_CT, axis=1, where=is_ahead_CT, initial=0.0), 0.0) / 2.0
+        alone_C = np.max(alone_CT, axis=1, where=is_ahead_CT, initial=0.0)
+        num_runs = int(observations.started_C.sum())
+        say = _LARGEST_SAY * num_runs / max(num_runs + self.settings.posterior_runs, 1.0)
+        gain_C = np.where(can_advance_C, (1.0 - say) * gain_C + say * alone_C, 0.0)
         gain_C[observations.started_C] *= self.settings.commitment
         score_C = acquisition.per_cost(gain_C, decision.seconds_C, remaining_seconds, self.settings.cost_exponent)
         return decision._replace(score_C=np.where(can_advance_C, score_C, -np.inf), gain_C=gain_C)

@@ -14,7 +14,7 @@ with y_w of a run that was begun moved so that it passes through its last value.
 all together, a run that would be good where the best one so far turned out bad gains more than one that is the next
 best everywhere: the greedy portfolio of other tasks, but one that looks at what came, after a few steps already. The
 surrogate's own posterior, which sees each run alone, chose worse second and third runs than its zero-shot ranking did;
-the mean of both gains is better than either (docs/results.md).
+once some runs are begun, the mean of both gains is better than either (docs/results.md).
 
 Reference: complementary choices as in Wistuba et al. 2015; weights over tasks by how well each explains the new one as
 in Feurer et al. 2018 (arXiv 1802.02219), there by ranks.

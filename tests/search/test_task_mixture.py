@@ -92,15 +92,19 @@ def test_the_search_goes_by_it():
     assert chosen(FreezeThaw(belief, mixture=found), ended) == []  # nothing can be gained on this
 
 
-def test_the_posterior_has_the_other_half_of_the_say():
-    """The mixture expects the same of all runs: where the posterior does not, it decides."""
-    found, belief = mixture([[1.0, 1.0, 1.0]], start=3.0), GaussianBelief(curves([1.5, 1.5, 0.0]), seconds([10.0] * 3))
-    searcher = FreezeThaw(belief, mixture=found)
-    assert [s.configuration_index for s in searcher.suggest(empty(3), 100.0)] == [2]
-    decision = searcher.evaluate(empty(3), belief(empty(3)), 100.0)
-    alone_C = belief(empty(3)).transformed_improvement_CT(3.0).max(axis=1)
-    mixed_C = found.gain_C(empty(3), np.full(3, NUM_T - 1))
-    np.testing.assert_allclose(decision.gain_C, (alone_C + mixed_C) / 2.0)
+def test_the_say_of_the_posterior_grows_with_the_runs():
+    """The mixture expects the same of all runs; none, then two of them were begun."""
+    found, belief = mixture([[1.0] * 4], start=3.0), GaussianBelief(curves([1.5, 1.5, 0.0, 1.5]), seconds([10.0] * 4))
+    searcher = FreezeThaw(belief, FreezeThawSettings(commitment=1.0, posterior_runs=2.0), found)
+    end_C = np.full(4, NUM_T - 1)
+    one = empty(4).observe(0, 0, 2.8, 0.6)
+    two = one.observe(1, 0, 2.8, 0.6)
+    for seen, say in ((empty(4), 0.0), (one, 0.5 / 3.0), (two, 0.25)):
+        alone_CT = belief(seen).transformed_improvement_CT(seen.best_value)
+        alone_C = np.where(np.arange(NUM_T) > seen.last_grid_index_C[:, None], alone_CT, 0.0).max(axis=1)
+        wanted_C = (1.0 - say) * found.gain_C(seen, end_C) + say * alone_C
+        np.testing.assert_allclose(searcher.evaluate(seen, belief(seen), 100.0).gain_C, wanted_C)
+    assert [s.configuration_index for s in searcher.suggest(two, 100.0)] == [2]
 
 
 def test_a_run_that_was_begun_counts_twice_and_a_dear_one_less():
