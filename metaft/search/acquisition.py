@@ -88,8 +88,7 @@ def evaluate(
         zero_C = np.zeros(len(rows))
         return Acquisition(np.full(len(rows), -np.inf), zero_C, last_C, last_C, zero_C, -1, False)
 
-    grid = np.arange(ahead_CT.shape[1])[None, :]
-    is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
+    is_ahead_CT = is_ahead(observations, reach_C)
     median_CT = np.where(is_ahead_CT, np.asarray(prediction.quantile_CT(0.5), np.float64), np.inf)
     improves = float(np.min(median_CT)) < observations.best_value
     plan, at = map(int, np.unravel_index(np.argmin(median_CT), median_CT.shape))
@@ -150,6 +149,12 @@ def furthest(ahead_CT: np.ndarray, last_C: np.ndarray, remaining_seconds: float)
     """Returns the furthest grid index that the seconds pay for, `last_C` where they pay for none."""
     grid = np.arange(ahead_CT.shape[1])[None, :]
     return np.maximum(np.max(np.where(ahead_CT <= remaining_seconds, grid, -1), axis=1), last_C)
+
+
+def is_ahead(observations: Observations, reach_C: np.ndarray) -> np.ndarray:
+    """Returns which grid points lie beyond where each run stands, up to `reach_C`; bool [C, T]."""
+    grid = np.arange(len(observations.fractions_T))[None, :]
+    return (grid > observations.last_grid_index_C[:, None]) & (grid <= reach_C[:, None])
 
 
 def _first_at_least(ahead_CT: np.ndarray, last_C: np.ndarray, seconds_C: np.ndarray) -> np.ndarray:

@@ -45,7 +45,7 @@ class FreezeThawSettings:
     minimum_step_of_run: float = 0.12  # of a full run: a step need not be longer, whatever the budget
     minimum_step_visits: float = 3.0  # a step takes at least this many times what deciding and measuring cost
     reserve_share: float = 0.02  # of the remaining seconds, kept for the error of the predicted cost
-    minimum_gain: float = 1e-5  # as a share of the value before finetuning: below it nothing can be gained any more
+    minimum_gain: float = 1e-5  # transformed, or a share of the value before finetuning: less than this is nothing
     patience: float = 0.0  # of the metric by the second: the search stops where no run is expected to gain that much
 
     def __post_init__(self):
@@ -110,8 +110,7 @@ class FreezeThaw:
         spent_C, share = observations.spent_seconds_C, self.settings.finish_share
         if self.mixture is not None or not share or spent_C[is_over_C].sum() > share * spent_C.sum():
             return None
-        grid = np.arange(num_T)[None, :]
-        is_ahead_CT = (grid > last_C[:, None]) & (grid <= decision.reach_C[:, None]) & allowed_C[:, None]
+        is_ahead_CT = acquisition.is_ahead(observations, decision.reach_C) & allowed_C[:, None]
         lower_CT = np.asarray(prediction.quantile_CT(_OPTIMISM), np.float64)
         return int(np.argmin(np.min(lower_CT, axis=1, where=is_ahead_CT, initial=np.inf)))
 
@@ -140,18 +139,22 @@ class FreezeThaw:
         )
         if self.mixture is None:
             return decision
-        gain_C = self.mixture.gain_C(observations, decision.reach_C)
-        can_advance_C = np.isfinite(gain_C)
-        grid = np.arange(len(observations.fractions_T))[None, :]
-        is_ahead_CT = (grid > observations.last_grid_index_C[:, None]) & (grid <= decision.reach_C[:, None])
+        gain_C = self._joint_gain_C(self.mixture, observations, prediction, decision.reach_C)
+        score_C = acquisition.per_cost(gain_C, decision.seconds_C, remaining_seconds, self.settings.cost_exponent)
+        can_advance_C = decision.reach_C > observations.last_grid_index_C
+        return decision._replace(score_C=np.where(can_advance_C, score_C, -np.inf), gain_C=gain_C)
+
+    def _joint_gain_C(
+        self, mixture: TaskMixture, observations: Observations, prediction: TransformedPrediction, reach_C: np.ndarray
+    ) -> np.ndarray:
+        """Returns what mixture and posterior expect a run to gain until `reach_C`, transformed; 0 where it is there."""
         alone_CT = prediction.transformed_improvement_CT(observations.best_value)
-        alone_C = np.max(alone_CT, axis=1, where=is_ahead_CT, initial=0.0)
+        alone_C = np.max(alone_CT, axis=1, where=acquisition.is_ahead(observations, reach_C), initial=0.0)
         num_runs = int(observations.started_C.sum())
         say = _LARGEST_SAY * num_runs / max(num_runs + self.settings.posterior_runs, 1.0)
-        gain_C = np.where(can_advance_C, (1.0 - say) * gain_C + say * alone_C, 0.0)
-        gain_C[observations.started_C] *= self.settings.commitment
-        score_C = acquisition.per_cost(gain_C, decision.seconds_C, remaining_seconds, self.settings.cost_exponent)
-        return decision._replace(score_C=np.where(can_advance_C, score_C, -np.inf), gain_C=gain_C)
+        mixture_C = np.maximum(mixture.gain_C(observations, reach_C), 0.0)  # -inf where there is nothing ahead
+        weight_C = np.where(observations.started_C, self.settings.commitment, 1.0)
+        return weight_C * ((1.0 - say) * mixture_C + say * alone_C)
 
 
 def _believe(observations: Observations, prediction: Prediction, c: int, t: int) -> Observations:

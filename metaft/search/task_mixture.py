@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import ndtr, softmax
 
+from metaft.search.acquisition import is_ahead
 from metaft.search.observations import Observations
 from metaft.surrogate import curves, process
 from metaft.surrogate.prediction import Prediction
@@ -110,8 +111,7 @@ class TaskMixture:
         at_C = np.maximum(last_C, 0)
         y_C = np.nan_to_num(self.transform(observations.values_CT[rows, at_C]))
         offset_WC = np.where(last_C >= 0, y_C - curve_WCT[:, rows, at_C], shift_W[:, None])
-        grid = np.arange(curve_WCT.shape[2])
-        is_ahead_CT = (grid > last_C[:, None]) & (grid <= reach_C[:, None])
+        is_ahead_CT = is_ahead(observations, reach_C)
         lowest_WC = np.min(curve_WCT, axis=2, where=is_ahead_CT, initial=np.inf) + offset_WC
         noise_C = self.noise_T[reach_C]
         best = float(self.transform(np.array(observations.best_value)))

@@ -32,7 +32,7 @@ from metaft.surrogate.ensemble import fit_encoding
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.surrogate import Surrogate
 
-P = TypeVar('P', bound=CurvePrediction)
+AnyPrediction = TypeVar('AnyPrediction', bound=CurvePrediction)
 Predict = Callable[[np.ndarray, np.ndarray], CurvePrediction]  # (values_CT, costs_CT) as observed
 
 
@@ -120,7 +120,7 @@ def _missing(method: Method) -> list[str]:
     return [package for package in method.packages if importlib.util.find_spec(package) is None]
 
 
-def following(predict: Callable[[np.ndarray, np.ndarray], P]) -> Callable[[Observations], P]:
+def following(predict: Callable[[np.ndarray, np.ndarray], AnyPrediction]) -> Callable[[Observations], AnyPrediction]:
     """Returns the prediction as a function of the state of a search."""
     return lambda observations: predict(observations.values_CT, observations.costs_CT)
 
