@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-TEST_ONLY = {'pytest', 'pytest-timeout'}
+TEST_ONLY = {'pytest', 'pytest-timeout', 'pytest-xdist'}
 SYNTHESIZE_ONLY = {'beautifulsoup4', 'datasketch', 'markdown-it-py', 'openai', 'pypdf'}  # experiments.synthesize_qa
 RAY_ONLY = {'ray'}  # experiments.collect --executor=ray; 80 MB, so not among what every set-up installs
 OPTUNA_ONLY = {'optuna'}  # metaft.search.adapters.optuna

@@ -10,6 +10,7 @@ TINY = ('--tasks=translation', '--methods=full,lora', '--widths=16', '--width=16
         '--pretraining_blocks=2', '--pretraining_block_steps=4')  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_tiny_study_writes_a_table_that_scaling_fit_reads(tmp_path, run_experiment, capsys):
     study = tmp_path / 'study'
     with pytest.raises(SystemExit) as stop:  # the one base belongs to the other shard

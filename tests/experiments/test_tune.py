@@ -133,7 +133,10 @@ def test_finished_job_given_more_budget_goes_on(finished, run_experiment, files,
     assert results['incumbent']['validation_loss'] <= old['incumbent']['validation_loss']
 
 
-@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGKILL], ids=['ctrl-c', 'kill -9'])
+@pytest.mark.parametrize(
+    'sent',
+    [pytest.param(signal.SIGINT, id='ctrl-c', marks=pytest.mark.slow), pytest.param(signal.SIGKILL, id='kill -9')],
+)
 def test_killed_job_goes_on_from_what_was_done(files, tmp_path, run_experiment, sent):
     arguments = flags(files, tmp_path / 'job', '--budget_seconds=25')
     process = subprocess.Popen([sys.executable, '-m', 'experiments.tune', *arguments[1:]], cwd=ROOT,
