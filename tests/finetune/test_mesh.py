@@ -39,7 +39,13 @@ def stepped(configurations, mesh=None):
 
 
 @METHODS
-@pytest.mark.parametrize('sizes', [{'data': 2, 'fsdp': 2, 'tensor': 2}, {'fsdp': 8}], ids=['2x2x2', 'fsdp'])
+@pytest.mark.parametrize(
+    'sizes',
+    [
+        pytest.param({'data': 2, 'fsdp': 2, 'tensor': 2}, id='2x2x2'),
+        pytest.param({'fsdp': 8}, id='fsdp', marks=pytest.mark.slow),
+    ],
+)
 def test_a_step_on_eight_devices_is_that_on_one(configurations, sizes):
     alone, scores = stepped(configurations)
     divided, same_scores = stepped(configurations, make_mesh(sizes))

@@ -39,6 +39,7 @@ def test_the_example_keeps_to_order_and_padding(namespace):
     assert_close(predict(network, runs, np.concatenate([np.arange(C), [-1, -1]])), wanted)
 
 
+@pytest.mark.slow
 def test_the_example_trains_and_predicts(namespace, capsys):
     exec(compile(BLOCKS[2], str(DOCUMENT), 'exec'), namespace)
     assert namespace['surrogate'].architecture.name == 'mean_pool'
