@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import functools
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ def settings_classes(path):
             yield node, [part for part in node.body if isinstance(part, ast.AnnAssign)]
 
 
+@functools.cache
 def names_read(path):
     """Returns the attribute names that a file reads, outside of validation."""
     tree = ast.parse(path.read_text())

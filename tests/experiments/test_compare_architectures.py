@@ -56,6 +56,7 @@ def test_each_study_leaves_out_what_it_says(tables):
     assert compare_architectures.split('model_size', small, settings) is None
 
 
+@pytest.mark.slow
 def test_it_trains_scores_and_goes_on(metadataset, run_experiment, tmp_path, capsys):
     flags = (
         f'--workdir={tmp_path}', f'--metadataset={metadataset}', '--variants=deep_set/law', '--studies=budget',

@@ -13,6 +13,7 @@ def test_held_out_and_collected_share_nothing():
     assert len(catalogue.HELD_OUT) == 8 and set(heldout.PRIMARY) < set(catalogue.HELD_OUT)
 
 
+@pytest.mark.slow
 def test_every_method_gets_the_same_budget(run_experiment, tmp_path, capsys):
     flags = (f'--workdir={tmp_path}', '--datasets=held_out_pair_96', '--num_seeds=1', '--budget_full_runs=0.5')
     run_experiment('heldout', *flags)

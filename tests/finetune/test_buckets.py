@@ -54,7 +54,9 @@ def test_evaluation_takes_every_row_once_the_short_ones_cut():
     assert [part.tokens_NL.shape for part in sorted_parts(rows.take(np.arange(0)), 8, LENGTHS)] == [(8, 16)]
 
 
-@pytest.mark.parametrize('configurations', [PROMPT, LORA[:1]], ids=['prompt', 'lora'])
+@pytest.mark.parametrize(
+    'configurations', [pytest.param(PROMPT, id='prompt', marks=pytest.mark.slow), pytest.param(LORA[:1], id='lora')]
+)
 def test_a_run_in_buckets_is_the_run_without(configurations, monkeypatch):
     """Losses are the same, one program a bucket is compiled, and stopped anywhere and gone on it is bit-equal."""
     monkeypatch.setattr(population_module, 'batch_shape', lambda *_, **__: None)

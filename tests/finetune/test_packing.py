@@ -50,7 +50,9 @@ def test_positions_restart_and_answers_are_found():
     assert sorted(f for f in found if f[0]) == sorted(want)
 
 
-@pytest.mark.parametrize('configurations', [LORA[:2], FULL], ids=['lora', 'full'])
+@pytest.mark.parametrize(
+    'configurations', [pytest.param(LORA[:2], id='lora'), pytest.param(FULL, id='full', marks=pytest.mark.slow)]
+)
 def test_packed_rows_score_as_rows_of_their_own(configurations):
     population = Population(tiny_model(), configurations[0].method, tiny_rows(), width=2)
     for slot, configuration in enumerate(configurations):

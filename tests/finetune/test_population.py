@@ -59,6 +59,7 @@ GROUPS = {
     'adafactor': ADAFACTOR,
     'sgd': SGD,
 }
+EACH = [pytest.param(name, marks=pytest.mark.slow) if name in ('lion', 'sgd') else name for name in GROUPS]
 STEPS = 20
 
 
@@ -86,7 +87,7 @@ def assert_close(a, b, rtol):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=rtol * max(1e-3, np.abs(y).max()))
 
 
-@pytest.mark.parametrize('name', GROUPS)
+@pytest.mark.parametrize('name', EACH)
 def test_member_equals_the_run_alone(name):
     configurations = GROUPS[name]
     together = train(configurations)
@@ -100,7 +101,7 @@ def test_member_equals_the_run_alone(name):
         assert scores[slot].loss == pytest.approx(population.evaluate(tiny_rows(seed=1))[0].loss, rel=1e-5)
 
 
-@pytest.mark.parametrize('name', GROUPS)
+@pytest.mark.parametrize('name', EACH)
 def test_freeze_and_thaw_is_bit_equal(name):
     configuration = GROUPS[name][1]
     undisturbed = train([configuration]).take(0)
