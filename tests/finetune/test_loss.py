@@ -51,7 +51,9 @@ def test_a_gradient_never_holds_the_logits_of_more_than_one_chunk():
     assert temporary(b * v) < 4 * b * a * v / 8
 
 
-@pytest.mark.parametrize('configuration', [LORA[0], FULL[0]], ids=['lora', 'full'])
+@pytest.mark.parametrize(
+    'configuration', [pytest.param(LORA[0], id='lora'), pytest.param(FULL[0], id='full', marks=pytest.mark.slow)]
+)
 def test_a_population_scored_in_chunks_trains_the_same(configuration, monkeypatch):
     def trained():
         one = Population(tiny_model(), configuration.method, tiny_rows())

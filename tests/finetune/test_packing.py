@@ -50,9 +50,7 @@ def test_positions_restart_and_answers_are_found():
     assert sorted(f for f in found if f[0]) == sorted(want)
 
 
-@pytest.mark.parametrize(
-    'configurations', [pytest.param(LORA[:2], id='lora'), pytest.param(FULL, id='full', marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize('configurations', [LORA[:2], FULL], ids=['lora', 'full'])
 def test_packed_rows_score_as_rows_of_their_own(configurations):
     population = Population(tiny_model(), configurations[0].method, tiny_rows(), width=2)
     for slot, configuration in enumerate(configurations):
@@ -105,7 +103,9 @@ def test_a_shape_is_chosen_that_nearly_all_batches_fit_into():
     assert batch_shape(long_tailed(), 8, gain=4.0, share=0.95) is None
 
 
-@pytest.mark.parametrize('configurations', [LORA[:1], FULL], ids=['lora', 'full'])
+@pytest.mark.parametrize(
+    'configurations', [pytest.param(LORA[:1], id='lora'), pytest.param(FULL, id='full', marks=pytest.mark.slow)]
+)
 def test_training_on_packed_batches_is_training_on_rows(configurations, monkeypatch):
     """Some micro-batches fit into two rows and some do not; stopped anywhere and gone on, it is bit-equal."""
 

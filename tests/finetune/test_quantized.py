@@ -18,6 +18,7 @@ from metaft.tasks.tokenizer import load_tokenizer
 BASE = Path(__file__).resolve().parents[2] / 'metaft' / 'assets' / 'phi3_tiny'
 
 
+@pytest.mark.slow
 def test_a_finetuning_run_over_int8_comes_within_two_percent():
     losses = {}
     dataset = catalogue.make(catalogue.DEMONSTRATION)
