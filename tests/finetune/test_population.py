@@ -59,7 +59,9 @@ GROUPS = {
     'adafactor': ADAFACTOR,
     'sgd': SGD,
 }
-EACH = [pytest.param(name, marks=pytest.mark.slow) if name in ('lion', 'sgd') else name for name in GROUPS]
+EACH = [  # the plainer optimizers take the same way as AdamW's and Adafactor's
+    pytest.param(name, marks=pytest.mark.slow) if name in ('lion', 'sgd') else name for name in GROUPS
+]
 STEPS = 20
 
 
