@@ -331,9 +331,8 @@ def rank(settings: Settings, problem: 'Problem', console: 'Terminal') -> tuple['
     program.write_text(problem.workdir / 'ranking.csv', table.to_csv(index=False))
     chosen = None
     if settings.portfolio:
-        encoded_CE = problem.surrogate.encoding.configurations(configurations)
         chosen = portfolios.portfolio(
-            configurations, prediction, encoded_CE, problem.reference_value, settings.portfolio, settings.seed
+            configurations, prediction, problem.mixture(prediction), problem.reference_value, settings.portfolio
         )
         console.portfolio(chosen, problem.metric)
         program.write_text(problem.workdir / 'portfolio.csv', chosen.to_csv(index=False))
@@ -371,15 +370,14 @@ def make_searcher(settings: Settings, problem: 'Problem') -> 'Searcher':
     """Return who decides."""
     from metaft.search.baselines import random_search, transfer
     from metaft.search.freeze_thaw import FreezeThaw, FreezeThawSettings
-    from metaft.search.task_mixture import TaskMixture
     from metaft.search.units import InUnit
 
     predict = problem.predictor()
-    zero_shot = lambda: predict(problem.nothing_observed)
-    mixture = lambda: TaskMixture.of(problem.surrogate, problem.encoded, zero_shot())
+    zero_shot = predict(problem.nothing_observed)
+    mixture = problem.mixture(zero_shot)
     makers: dict[str, Callable[[], Searcher]] = {
-        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience), mixture()),
-        'transfer': lambda: transfer(zero_shot()),
+        'freeze_thaw': lambda: FreezeThaw(predict, FreezeThawSettings(patience=settings.patience), mixture),
+        'transfer': lambda: transfer(zero_shot, mixture),
         'random': lambda: random_search(len(problem.candidates), settings.seed),
     }
     searcher, unit = makers[settings.search](), settings.budget[1]

@@ -14,6 +14,10 @@ from metaft.errors import InputError
 from metaft.metadataset.tables import TaskTable
 from metaft.search.acquisition import Prediction
 from metaft.search.observations import Observations, Suggestion
+from metaft.search.portfolio import order as portfolio_order
+from metaft.search.task_mixture import TaskMixture
+
+_MOST_CHOSEN = 64  # of a zero-shot portfolio; more full runs are hardly paid for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,16 +106,16 @@ def mean_rank(tables: Sequence[TaskTable], configurations: Sequence[dict]) -> In
     return InOrder(tuple(sorted(known, key=lambda c: np.mean(ranks[_key(configurations[c])]))))
 
 
-def transfer(prediction: Prediction) -> InOrder:
-    """Full runs in the order of the zero-shot ranking, whatever they give: `tune --search=transfer`.
+def transfer(prediction: Prediction, mixture: TaskMixture | None) -> InOrder:
+    """Full runs in the order of the zero-shot portfolio, whatever they give: `tune --search=transfer`.
 
     Feedback hurts, says arXiv 2411.01195; against this searcher that can be tested.
 
     Args:
       prediction: of all configurations, before anything was observed.
+      mixture: what the known tasks say of them together; None: in the order of the ranking.
     """
-    final_C = np.asarray(prediction.quantile_CT(0.5), np.float64)[:, -1]  # as in `ranking.rank`
-    return InOrder(tuple(int(c) for c in np.argsort(final_C, kind='stable')))
+    return InOrder(tuple(portfolio_order(prediction, mixture, _MOST_CHOSEN)))
 
 
 def portfolio(tables: Sequence[TaskTable], configurations: Sequence[dict]) -> InOrder:

@@ -6,7 +6,13 @@
 m_w is what such a run did on task w, r_w in [0, 1) whether there was one, m the mean over tasks (surrogate/memory.py),
 median the surrogate's zero-shot prediction. Each known task is thus moved to where a new one is expected, by the
 network and by plain memory in equal parts: they err differently. The noise is as large as a known task usually is from
-the one most like it. Weights of tasks and b_w follow from the last values of all runs begun, exactly.
+the one most like it. Before anything is measured, tasks weigh as their meta-features let one expect them to be apart
+from the new one, D_w (surrogate/memory.py), with tails so heavy that a few runs can say otherwise; no dataset weighs
+more because more base models were tuned on it:
+
+    p_w  proportional to  1 / ((noise^2 + D_w^2) (number of tables of w's dataset))
+
+Then weights of tasks and b_w follow from the last values of all runs begun, exactly.
 
     gain(c) = sum_w p_w E[max(0, best - min over t ahead of y_w(c, t))]
 
@@ -21,7 +27,7 @@ in Feurer et al. 2018 (arXiv 1802.02219), there by ranks.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import jax.numpy as jnp
@@ -58,11 +64,18 @@ class TaskMixture:
     transform: Callable[[np.ndarray], np.ndarray]
 
     @classmethod
-    def of(cls, surrogate: Surrogate, runs: process.Runs, zero_shot: Prediction) -> Self | None:
+    def of(
+        cls,
+        surrogate: Surrogate,
+        meta_features: Mapping[str, float | None],
+        runs: process.Runs,
+        zero_shot: Prediction,
+    ) -> Self | None:
         """Builds it from what a surrogate knows; None where it knows no task with the metric.
 
         Args:
           surrogate: that remembers the known tasks.
+          meta_features: of the new task.
           runs: all candidates, as `surrogate.encode` gave them.
           zero_shot: the surrogate's prediction of them before anything was measured.
         """
@@ -81,9 +94,11 @@ class TaskMixture:
         center_CT = (1.0 - _MEMORY_SHARE) * median_CT + _MEMORY_SHARE * (remembered_CT + shift)
         away = [near_CW[:, w, None] * (read(curve_CWU[:, w]) - remembered_CT) for w in known]
         names = [datasets[w] for w in known]
-        log_prior_W = -np.log([names.count(name) for name in names])  # all datasets alike, however many base models
         unlike_U = surrogate.memory.unlikeness.get(zero_shot.metric, np.full(curves.NUM_RESAMPLED, _NOISE_SD))
         noise_T = np.maximum(read(unlike_U[None])[0], _LEAST_SD)
+        task_Z = surrogate.encoding.task(meta_features, zero_shot.metric)
+        apart_W = surrogate.memory.expected_apart(task_Z, zero_shot.metric, known)
+        log_prior_W = -np.log([names.count(n) for n in names]) - np.log(float(noise_T[-1]) ** 2 + apart_W)
         curve_WCT = np.stack([center_CT + a for a in away]).astype(np.float32)
         return cls(curve_WCT, log_prior_W, noise_T, zero_shot.transform)
 
@@ -115,6 +130,19 @@ class TaskMixture:
         lowest_WC = np.min(curve_WCT, axis=2, where=is_ahead_CT, initial=np.inf) + offset_WC
         noise_C = self.noise_T[reach_C]
         best = float(self.transform(np.array(observations.best_value)))
-        z_WC = np.where(np.isfinite(lowest_WC), (best - lowest_WC) / noise_C, 0.0)
-        gain_WC = noise_C * (z_WC * ndtr(z_WC) + np.exp(-0.5 * z_WC**2) / np.sqrt(2.0 * np.pi))
+        gain_WC = _expected_improvement(best - lowest_WC, noise_C)
         return np.where(is_ahead_CT.any(axis=1), weight_W @ gain_WC, -np.inf)
+
+    def joint_samples(self, num: int = 1024, seed: int = 0) -> np.ndarray:
+        """Draws the lowest values of all full runs together, transformed, before anything was measured; [num, C]."""
+        rng = np.random.default_rng(seed)
+        w_Q = rng.choice(len(self.log_prior_W), num, p=softmax(self.log_prior_W))
+        shift_Q1 = _SHIFT_SD * rng.normal(size=(num, 1))
+        lowest_WC = self.curve_WCT.min(axis=2)
+        return lowest_WC[w_Q] + shift_Q1 + self.noise_T[-1] * rng.normal(size=(num, lowest_WC.shape[1]))
+
+
+def _expected_improvement(improvement: np.ndarray, sd: np.ndarray | float) -> np.ndarray:
+    """Returns E[max(0, x)] of normal x with these means; minus infinity gives what mean 0 does."""
+    z = np.where(np.isfinite(improvement), improvement / sd, 0.0)
+    return sd * (z * ndtr(z) + np.exp(-0.5 * z**2) / np.sqrt(2.0 * np.pi))

@@ -29,7 +29,7 @@ from metaft.surrogate.network import Architecture
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.process import SIZE, Kernel, Runs
 
-FORMAT = 4  # until 3 without a Gaussian process
+FORMAT = 5  # until 3 without a Gaussian process, until 4 without what meta-features say of which tasks are alike
 _CONTEXT_SIZES = (64, 256, 512)  # a compiled program each; beyond, the most informative runs
 _QUERY_SIZES = (64, 256, 512, 1024)  # beyond, multiples of the last
 

@@ -23,6 +23,7 @@ from metaft.finetune.search_space import (
 )
 from metaft.metadataset.records import TaskRecord
 from metaft.search.observations import Observations
+from metaft.search.task_mixture import TaskMixture
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.process import Runs
 from metaft.surrogate.surrogate import Surrogate
@@ -96,6 +97,10 @@ class Problem:
             )
 
         return predict
+
+    def mixture(self, zero_shot: Prediction) -> TaskMixture | None:
+        """Return what the known tasks say of all candidates together; None where none has the metric."""
+        return TaskMixture.of(self.surrogate, self.record.meta_features, self.encoded, zero_shot)
 
     def costs(self, unit: str) -> np.ndarray:
         """Return the exact cumulative 'flops' or 'tokens' of each candidate at each grid point, float64 [C, T]."""

@@ -6,6 +6,7 @@ from metaft.report.data import Forecast, Outcome, ReportData
 from metaft.search.observations import Observations, Suggestion
 from metaft.search.portfolio import portfolio
 from metaft.search.ranking import rank
+from metaft.search.task_mixture import TaskMixture
 from tests.search.beliefs import GaussianPrediction
 
 FRACTIONS_T = 2.0 ** (-np.arange(12, -1, -1) / 2)
@@ -37,6 +38,8 @@ def report_data(**changes):
             cost = 1.1 * prediction.cost_seconds_CT[c, t]
             observations = observations.observe(c, t, float(mean_CT[c, t]) + 0.02 * (c - 1), cost)
     observations = observations.observe(12, 0, 3.0, 0.1).observe(12, 2, np.nan, 0.3)
+    known_WCT = np.stack([mean_CT, mean_CT[::-1]])
+    mixture = TaskMixture(known_WCT, np.log([0.75, 0.25]), np.full(13, 0.15), lambda values: values)
     data = {
         'task': 'museum',
         'metric': 'loss',
@@ -49,7 +52,7 @@ def report_data(**changes):
         'zero_shot_forecast': Forecast.of(prediction),
         'final_forecast': Forecast.of(prediction),
         'ranking': rank(configurations(), prediction),
-        'portfolio': portfolio(configurations(), prediction, np.arange(40.0)[:, None], 3.1, size=3),
+        'portfolio': portfolio(configurations(), prediction, mixture, 3.1, size=3),
         'zero_shot': Outcome(None, 0, 3.1, 3.05, 0.02),
         'incumbent': Outcome(configurations()[0], 512, 0.58, 0.61, 0.8),
         'default': Outcome(configurations()[3], 256, 1.2, 1.25, 0.4),

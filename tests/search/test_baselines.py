@@ -64,7 +64,7 @@ def test_mean_rank_orders_by_rank_not_by_value():
 
 def test_transfer_only_is_the_ranking_run_by_run_whatever_it_gives():
     prediction = GaussianPrediction(curves([1.5, 1.0, 1.2]), np.full((3, 5), 0.1), seconds([16.0] * 3))
-    searcher = baselines.transfer(prediction)
+    searcher = baselines.transfer(prediction, None)
     assert searcher.order == tuple(rank([{}] * 3, prediction)['configuration_index']) == (1, 2, 0)
     trajectory = replay(searcher, table([0.5, 2.5, 2.4]), budget_seconds=40.0)  # the ranking is wrong, and kept
     assert [event.configuration_index for event in trajectory.events] == [1] * 5 + [2] * 5 + [0] * 4

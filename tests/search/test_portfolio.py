@@ -4,39 +4,66 @@ import dataclasses
 import itertools
 
 import numpy as np
-import pytest
 
 from metaft.search import portfolio
-from metaft.search.portfolio import CopulaSettings
+from metaft.search.task_mixture import TaskMixture
 from tests.search.beliefs import GaussianPrediction, curves, seconds
 
 
-def prediction(final_C, sd_C):
-    num_C = len(final_C)
-    sd_CT = np.tile(np.asarray(sd_C, float)[:, None], (1, 5))
-    return GaussianPrediction(curves(final_C), sd_CT, seconds([10.0] * num_C))
+def prediction(final_C):
+    return GaussianPrediction(curves(final_C), np.full((len(final_C), 5), 0.1), seconds([10.0] * len(final_C)))
 
 
-def test_samples_have_the_distributions_of_the_prediction_and_the_correlations_of_the_copula():
-    """4,096 draws: means within 5 standard errors, correlations within .08 (5 of them, and the features' .06 / 2)."""
-    x_CE = np.array([[0.0], [0.5], [8.0]])
-    asked = prediction([1.0, 2.0, 3.0], [0.1, 0.2, 0.3])
-    drawn_QC = portfolio.joint_samples(asked, x_CE, 4096, settings=CopulaSettings(shared=0.3, similar=0.5, length=1.0))
-    np.testing.assert_allclose(drawn_QC.mean(axis=0), [1.0, 2.0, 3.0], atol=5 * 0.3 / 64)
-    np.testing.assert_allclose(drawn_QC.std(axis=0), [0.1, 0.2, 0.3], rtol=0.06)
-    correlation_CC = np.corrcoef(drawn_QC.T)
-    near = 0.3 + 0.5 * np.exp(-0.5 * 0.5**2)
-    np.testing.assert_allclose(correlation_CC[[0, 0, 1], [1, 2, 2]], [near, 0.3, 0.3], atol=0.08)
+def mixture(final_WC, log_prior_W=None):
+    prior_W = np.zeros(len(final_WC)) if log_prior_W is None else np.array(log_prior_W)
+    curve_WCT = np.stack([curves(final_C, 0.0) for final_C in final_WC])
+    return TaskMixture(curve_WCT, prior_W, np.full(5, 0.1), lambda values: values)
 
 
-def test_a_second_pick_is_not_the_first_ones_twin():
-    """Two twins promise 1.0 and 1.01, a stranger 1.05: the stranger complements either of them."""
-    asked = prediction([1.0, 1.01, 1.05], [0.3, 0.3, 0.3])
+def test_samples_are_as_on_one_of_the_known_tasks_each():
+    """4,096 draws: means within 5 standard errors; the shift and the noise are added."""
+    found = mixture([[-2.0, -1.0], [-1.0, -2.0]], np.log([3.0, 1.0]))
+    drawn_QC = found.joint_samples(4096)
+    np.testing.assert_allclose(drawn_QC.mean(axis=0), [-1.75, -1.25], atol=5 * 0.7 / 64)
+    difference_Q = drawn_QC[:, 0] - drawn_QC[:, 1]
+    np.testing.assert_allclose(np.mean(difference_Q < 0), 0.75, atol=0.04)  # tasks, and no mean of them
+    np.testing.assert_allclose(difference_Q[difference_Q < 0].std(), 0.1 * np.sqrt(2.0), rtol=0.06)
+    np.testing.assert_allclose((drawn_QC.mean(axis=1) + 1.5).std(), np.hypot(0.5, 0.1 / np.sqrt(2.0)), rtol=0.06)
+    np.testing.assert_array_equal(found.joint_samples(64, seed=3), found.joint_samples(64, seed=3))
+
+
+def test_a_second_pick_is_good_where_the_first_is_not():
+    """Two twins are best on two tasks of three and ranked first, only the stranger is good on the third."""
+    known = mixture([[-1.0, -0.9, 0.5], [-1.0, -0.9, 0.5], [0.5, 0.5, -0.8]])
     configurations = [{'learning_rate': rate} for rate in (0.001, 0.0011, 0.1)]
-    frame = portfolio.portfolio(configurations, asked, np.array([[0.0], [0.01], [9.0]]), reference_value=3.0, size=2)
+    asked = prediction([1.0, 1.01, 1.05])
+    frame = portfolio.portfolio(configurations, asked, known, reference_value=3.0, size=2)
     assert frame['configuration_index'].tolist() == [0, 2] and frame['place'].tolist() == [1, 3]
-    assert frame['expected_best'].is_monotonic_decreasing and frame['expected_best'][1] < 0.95
-    assert frame['learning_rate'].tolist() == [0.001, 0.1]
+    assert frame['expected_best'].is_monotonic_decreasing and frame['learning_rate'].tolist() == [0.001, 0.1]
+    drawn_QC = known.joint_samples()
+    best_QC = np.minimum(drawn_QC[:, [0, 2]], 3.0)
+    wanted = [best_QC[:, 0].mean(), best_QC.min(axis=1).mean()]
+    np.testing.assert_allclose(frame['expected_best'], wanted)
+    # Where the third task is hardly possible, the second best of the others is next.
+    sure = dataclasses.replace(known, log_prior_W=np.array([0.0, 0.0, -8.0]))
+    assert portfolio.order(asked, sure, 2) == [0, 1, 2]
+
+
+def test_without_known_tasks_it_is_the_head_of_the_ranking():
+    asked = prediction([1.05, 1.0, 1.01])
+    assert portfolio.order(asked, None, 2) == [1, 2, 0]
+    frame = portfolio.portfolio([{}] * 3, asked, None, reference_value=1.0, size=2)
+    assert frame['configuration_index'].tolist() == [1, 2] and frame['expected_best'].tolist() == [1.0, 1.0]
+
+
+def test_after_the_portfolio_comes_the_ranking_and_each_run_once():
+    rng = np.random.default_rng(0)
+    asked, known = prediction(rng.normal(size=30)), mixture(rng.normal(size=(4, 30)))
+    found = portfolio.order(asked, known, 5)
+    assert sorted(found) == list(range(30))
+    rest = asked.quantile_CT(0.5)[found[5:], -1]
+    assert (np.diff(rest) >= 0).all() and found[:5] == portfolio.choose(known.joint_samples(), 5, np.inf)[0]
+    assert sorted(portfolio.order(asked, known, 99)) == list(range(30))
 
 
 def test_what_moves_together_is_taken_from_the_top():
@@ -56,16 +83,3 @@ def test_the_greedy_choice_is_nearly_the_best_one():
         assert 0 not in chosen
         np.testing.assert_allclose(1.0 - expected[-1], gain(chosen))
         assert gain(chosen) >= 0.98 * max(map(gain, itertools.combinations(range(8), 3)))
-
-
-def test_a_portfolio_has_as_many_as_there_are_and_its_seed_fixes_it():
-    asked, x_CE = prediction([1.0, 1.2], [0.2, 0.2]), np.array([[0.0], [1.0]])
-    first, again = (portfolio.joint_samples(asked, x_CE, 64, seed=3) for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert sorted(portfolio.choose(first, 5, 3.0)[0]) == [0, 1]
-
-
-@pytest.mark.parametrize('change', [{'shared': -0.1}, {'shared': 0.7, 'similar': 0.7}, {'length': 0.0}])
-def test_settings_are_checked(change):
-    with pytest.raises(ValueError, match='at most 1'):
-        dataclasses.replace(CopulaSettings(), **change)

@@ -141,9 +141,12 @@ def test_of_a_surrogate_it_holds_the_other_tasks_around_memory_and_prediction(su
     runs, ask = evaluation.encoded(surrogate, table), evaluation.asking(surrogate, table)
     nothing_CT = np.full(table.values_CT.shape, np.nan)
     zero_shot = ask(nothing_CT, nothing_CT)
-    found = TaskMixture.of(surrogate, runs, zero_shot)
+    found = TaskMixture.of(surrogate, table.meta_features, runs, zero_shot)
     assert found.curve_WCT.shape == (5, *table.values_CT.shape)  # its own dataset is left out
-    np.testing.assert_allclose(found.log_prior_W, 0.0)
+    apart_W = surrogate.memory.expected_apart(
+        surrogate.encoding.task(table.meta_features, 'loss'), 'loss', range(1, len(tables))
+    )
+    np.testing.assert_allclose(np.exp(-found.log_prior_W), float(found.noise_T[-1]) ** 2 + apart_W, rtol=1e-5)
     # Where every task has a run of each configuration the mean over tasks is the center, nearly.
     assert np.asarray(runs.recall.near_CV)[:, 1:].mean() > 0.9
     median_CT = zero_shot.transform(zero_shot.quantile_CT(0.5))
@@ -175,7 +178,7 @@ def test_of_a_metric_that_is_not_known_there_is_none(surrogate, tables):
     runs = surrogate.encode(table.configurations, 'exact_match')
     zero_shot = evaluation.asking(surrogate, table)(*np.full((2, *table.values_CT.shape), np.nan))
     odd = zero_shot.__class__(**{**vars(zero_shot), 'metric': 'exact_match'})
-    assert TaskMixture.of(surrogate, runs, odd) is None
+    assert TaskMixture.of(surrogate, table.meta_features, runs, odd) is None
 
 
 def test_with_an_untrained_network_it_finds_good_runs_by_memory(surrogate, tables):
@@ -184,10 +187,27 @@ def test_with_an_untrained_network_it_finds_good_runs_by_memory(surrogate, table
     for seed, table in enumerate(tables):
         runs, ask = evaluation.encoded(surrogate, table), evaluation.asking(surrogate, table)
         nothing_CT = np.full(table.values_CT.shape, np.nan)
-        found = TaskMixture.of(surrogate, runs, ask(nothing_CT, nothing_CT))
+        found = TaskMixture.of(surrogate, table.meta_features, runs, ask(nothing_CT, nothing_CT))
         predict = lambda observations, ask=ask: ask(observations.values_CT, observations.costs_CT)
         budget = 2.2 * float(np.median(table.costs_CT[:, -1]))
         search = FreezeThaw(predict, mixture=found)
         chance = [replay(random_search(24, 10 * seed + i), table, budget).best_value_at(budget) for i in range(5)]
         ratio.append(np.log(replay(search, table, budget).best_value_at(budget) / np.mean(chance)))
     assert np.mean(ratio) < np.log(0.8)
+
+
+def test_meta_features_say_before_anything_is_measured_which_tasks_it_is_like():
+    tables = [family.told(index) for index in range(10)]
+    encoding = ensemble.fit_encoding(tables)
+    architecture = Architecture(encoding.num_hyperparameters + SIZE, encoding.num_task_features, width=8, trunk_width=8)
+    kernel, params = Kernel.initial(encoding.num_hyperparameters), training.initialise(architecture, 0, 1)
+    surrogate = Surrogate(architecture, encoding, Memory.fit(tables, encoding), kernel, params)
+    best_W = np.array([table.meta_features['best'] for table in tables])
+    lowered = []
+    for index, table in enumerate(tables):
+        nothing_CT = np.full(table.values_CT.shape, np.nan)
+        runs, zero_shot = evaluation.encoded(surrogate, table), evaluation.asking(surrogate, table)(*2 * [nothing_CT])
+        weight_W, _ = TaskMixture.of(surrogate, table.meta_features, runs, zero_shot).posterior(empty(24))
+        away_W = np.abs(np.delete(best_W, index) - best_W[index])
+        lowered.append(weight_W @ away_W / away_W.mean())
+    assert np.mean(lowered) < 0.8 and max(lowered) < 1.05

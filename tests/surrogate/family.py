@@ -4,6 +4,8 @@ loss(f) = floor + (start - floor) / (1 + 20 f)
 floor   = .05 + .5 (log10 learning_rate - best)^2 + .1 [method is lora]
 """
 
+import dataclasses
+
 import numpy as np
 
 from metaft.metadataset.tables import TaskTable
@@ -15,7 +17,7 @@ SECONDS = 20.0  # of a full run
 
 def task(index: int, num_runs: int = 24) -> TaskTable:
     """Makes task `index`; its common half of configurations is shared with all other tasks."""
-    best = np.random.default_rng(1000 + index).uniform(-4.0, -2.0)
+    best = best_rate(index)
     configurations = [*draw(0, num_runs // 2), *draw(index + 1, num_runs - num_runs // 2)]
     distance_C = np.array([np.log10(c['learning_rate']) - best for c in configurations])
     floor_C = 0.05 + 0.5 * distance_C**2 + np.array([0.1 * (c['method'] == 'lora') for c in configurations])
@@ -35,6 +37,17 @@ def task(index: int, num_runs: int = 24) -> TaskTable:
         reference_seconds=1e-3,
         max_examples=4096,
     )
+
+
+def told(index: int, **more: float) -> TaskTable:
+    """Makes task `index` of a dataset of its own, whose meta-features tell the best learning rate and what is said."""
+    table = task(index)
+    return dataclasses.replace(table, dataset=f'data{index}', meta_features={'best': best_rate(index), **more})
+
+
+def best_rate(index: int) -> float:
+    """Returns the log10 of the task's best learning rate."""
+    return float(np.random.default_rng(1000 + index).uniform(-4.0, -2.0))
 
 
 def draw(seed: int, num: int) -> list[dict]:

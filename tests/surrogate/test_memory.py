@@ -85,3 +85,53 @@ def test_a_resampled_curve_reads_as_it_was():
     np.testing.assert_allclose(middle_CT[:, 0], values_CT[:, -2:].mean(axis=1), atol=1e-5)
     beyond_CT = jax.jit(curves.read)(resampled_CU, jnp.full((3, 1), 3.0))
     np.testing.assert_allclose(beyond_CT[:, 0], values_CT[:, -1], atol=1e-6)
+
+
+def test_meta_features_tell_which_tasks_are_alike_and_noise_does_not():
+    rng = np.random.default_rng(0)
+    tables = [family.told(index, noise=rng.normal(), constant=1.0) for index in range(12)]
+    encoding = ensemble.fit_encoding(tables)
+    found = memory.Memory.fit(tables[1:], encoding)
+    best_V = np.array([t.meta_features['best'] for t in tables])
+    z = lambda **features: encoding.task({**tables[0].meta_features, **features}, 'loss')
+    everything = range(len(tables) - 1)
+
+    apart_V = found.expected_apart(z(), 'loss', everything)
+    nearest = np.argsort(np.abs(best_V[1:] - best_V[0]))
+    assert apart_V.min() >= 0
+    np.testing.assert_array_equal(np.argsort(apart_V)[:3], nearest[:3])
+    moved_V = found.expected_apart(z(noise=tables[0].meta_features['noise'] + 1.0), 'loss', everything)
+    farther_V = found.expected_apart(z(best=best_V[0] + 1.0), 'loss', everything)
+    assert np.abs(moved_V - apart_V).max() < 0.2 * np.abs(farther_V - apart_V).max()
+    # In the unit of values: what a shift of the best rate does to runs, less that of their level.
+    y_VC = [transforms.transform(t.values_CT, 'loss', t.reference_value)[:, -1] for t in tables]
+    common = len(tables[0].configurations) // 2  # the same configurations on every task
+    truth_V = np.array(
+        [np.mean((d - np.median(d)) ** 2) for d in (y_C[:common] - y_VC[0][:common] for y_C in y_VC[1:])]
+    )
+    assert np.corrcoef(apart_V, truth_V)[0, 1] > 0.8 and 0.3 < apart_V.mean() / truth_V.mean() < 3.0
+
+
+def test_without_meta_features_or_pairs_of_datasets_nothing_is_told(tables, remembered):
+    encoding, found = remembered
+    bare = [dataclasses.replace(table, meta_features={}) for table in tables]
+    silent = ensemble.fit_encoding(bare)
+    task_Z = silent.task({}, 'loss')
+    np.testing.assert_array_equal(memory.Memory.fit(bare, silent).expected_apart(task_Z, 'loss', range(4)), 0.0)
+    task_Z = encoding.task(tables[0].meta_features, 'loss')
+    one = memory.Memory.fit([tables[1]], encoding)
+    np.testing.assert_array_equal(one.expected_apart(task_Z, 'loss', [0]), 0.0)
+    np.testing.assert_array_equal(found.expected_apart(task_Z, 'loss', [2]), 0.0)  # one table has no pair
+    same = [dataclasses.replace(table, dataset='data') for table in tables]
+    np.testing.assert_array_equal(memory.Memory.fit(same, encoding).expected_apart(task_Z, 'loss', range(4)), 0.0)
+
+
+def test_tables_that_are_not_among_those_asked_about_are_not_learned_from():
+    tables = [family.told(index) for index in range(8)]
+    encoding = ensemble.fit_encoding(tables)
+    task_Z = encoding.task(tables[0].meta_features, 'loss')
+    fewer = memory.Memory.fit(tables[2:], encoding)
+    everything = memory.Memory.fit(tables, encoding)
+    np.testing.assert_allclose(
+        everything.expected_apart(task_Z, 'loss', range(2, 8)), fewer.expected_apart(task_Z, 'loss', range(6)), rtol=0.3
+    )

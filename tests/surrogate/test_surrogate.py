@@ -13,7 +13,7 @@ from metaft.errors import ModelError
 from metaft.finetune.search_space import METHODS, Configuration, default_configuration
 from metaft.surrogate import deep_set, ensemble, evaluation, process, training
 from metaft.surrogate.memory import Memory
-from metaft.surrogate.surrogate import Calibration, Surrogate
+from metaft.surrogate.surrogate import FORMAT, Calibration, Surrogate
 from tests.surrogate import family
 
 HERE = Path(__file__).resolve().parent
@@ -182,7 +182,7 @@ def test_a_checkpoint_of_an_earlier_format_is_refused_with_what_to_do(surrogate,
     (tmp_path / 'kernel.safetensors').unlink()  # formats 2 and 3 had none
     record = json.loads((tmp_path / 'surrogate.json').read_text())
     (tmp_path / 'surrogate.json').write_text(json.dumps(record | {'format': 3}))
-    with pytest.raises(ModelError, match='format 3, this metaft reads 4; train it again'):
+    with pytest.raises(ModelError, match=f'format 3, this metaft reads {FORMAT}; train it again'):
         Surrogate.load(tmp_path)
 
 

@@ -133,13 +133,18 @@ def _metaft_predict(problem: Problem, seed: int) -> Callable[[np.ndarray, np.nda
 
 
 def _metaft(problem: Problem, seed: int) -> Searcher:
-    surrogate = problem.fold.surrogate
-    mixture = TaskMixture.of(surrogate, evaluation.encoded(surrogate, problem.table), _zero_shot(problem, seed))
+    mixture = _mixture(problem, _zero_shot(problem, seed))
     return FreezeThaw(following(_metaft_predict(problem, seed)), mixture=mixture)
 
 
 def _metaft_transfer(problem: Problem, seed: int) -> baselines.InOrder:
-    return baselines.transfer(_zero_shot(problem, seed))
+    zero_shot = _zero_shot(problem, seed)
+    return baselines.transfer(zero_shot, _mixture(problem, zero_shot))
+
+
+def _mixture(problem: Problem, zero_shot: Prediction) -> TaskMixture | None:
+    table, surrogate = problem.table, problem.fold.surrogate
+    return TaskMixture.of(surrogate, table.meta_features, evaluation.encoded(surrogate, table), zero_shot)
 
 
 def _zero_shot(problem: Problem, seed: int) -> Prediction:
