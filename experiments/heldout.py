@@ -8,7 +8,7 @@ For each held-out dataset and seed the default configuration is run to its full 
     random            full runs of configurations drawn uniformly, one after another
     dehb              DEHB by its own package, over the same draw (requirements-peers.txt)
     quicktune_refit   Quick-Tune with its encoder repaired, which learned from the shipped meta-dataset, and learns on
-    transfer          full runs in the order of metaft's zero-shot ranking
+    transfer          full runs in the order of metaft's zero-shot portfolio
     metaft            freeze-thaw search
 
 `default_again` spends the same on a second seed of the default configuration and takes the better run by validation

@@ -84,7 +84,7 @@ class Settings:
     compare: bool | None = setting(None, 'also run the default configuration; by default only in the demonstration')
     search: str = setting(
         'freeze_thaw',
-        'who decides: the surrogate with feedback, full runs in the order of its zero-shot ranking, or chance',
+        'who decides: the surrogate with feedback, full runs in the order of its zero-shot portfolio, or chance',
         choices=('freeze_thaw', 'transfer', 'random'),
     )
     portfolio: int = setting(5, 'how many configurations to name whose best is expected to be best; 0: none')

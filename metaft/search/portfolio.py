@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr, ndtri
 
-from metaft.search import acquisition
+from metaft.search.acquisition import Prediction
 from metaft.search.ranking import rank
 from metaft.search.task_mixture import TaskMixture
-from metaft.surrogate.prediction import Prediction
+
+_NODES = np.linspace(-3.2, 3.2, 33)  # standard normal scores at which quantiles are asked for; beyond lies .1 %
 
 
 def choose(samples_QC: np.ndarray, size: int, reference_value: float) -> tuple[list[int], list[float]]:
@@ -47,7 +49,7 @@ def choose(samples_QC: np.ndarray, size: int, reference_value: float) -> tuple[l
     return chosen, expected
 
 
-def order(prediction: acquisition.Prediction, mixture: TaskMixture | None, size: int, seed: int = 0) -> list[int]:
+def order(prediction: Prediction, mixture: TaskMixture | None, size: int, seed: int = 0) -> list[int]:
     """Returns all configurations: a portfolio of up to `size` first, the others by their predicted medians.
 
     Args:
@@ -73,15 +75,24 @@ def portfolio(
     """Returns the portfolio as a table like `ranking.rank`'s, in the order of the choice.
 
     It is chosen by transformed values, as the search reckons. Its columns `place` (in the ranking) and `expected_best`,
-    E[min(reference, values of this row and those above)] in the metric's own unit, come first.
+    E[min(reference, values of this row and those above)], come first. There each configuration has the distribution
+    that the prediction gives it, which is calibrated, and the mixture says which go together.
     """
     chosen = order(prediction, mixture, size, seed)[:size]
-    if mixture is None:
-        values_QK = np.asarray(prediction.quantile_CT(0.5), np.float64)[None, chosen, -1]
-    else:
-        values_QK = prediction.inverse(mixture.joint_samples(seed=seed)[:, chosen])
+    y_QK = np.zeros((1, len(chosen))) if mixture is None else mixture.joint_samples(seed=seed)[:, chosen]
+    values_QK = _with_distributions(y_QK, prediction, chosen)
     best_QK = np.minimum.accumulate(np.minimum(reference_value, values_QK), axis=1)
     ranking = rank(configurations, prediction).set_index('configuration_index', drop=False)
     frame = ranking.loc[chosen].reset_index(drop=True)
     frame.insert(1, 'expected_best', best_QK.mean(axis=0))
     return frame
+
+
+def _with_distributions(y_QK: np.ndarray, prediction: Prediction, chosen: Sequence[int]) -> np.ndarray:
+    """Returns predicted final values in the order that samples have in each column: their copula, [Q, K]."""
+    quantile_PK = np.stack([np.asarray(prediction.quantile_CT(p), np.float64)[chosen, -1] for p in ndtr(_NODES)])
+    score_Q = ndtri((np.arange(len(y_QK)) + 0.5) / len(y_QK))
+    values_QK = np.empty(y_QK.shape)
+    for k, place_Q in enumerate(np.argsort(y_QK, axis=0, kind='stable').T):
+        values_QK[place_Q, k] = np.interp(score_Q, _NODES, quantile_PK[:, k])
+    return values_QK

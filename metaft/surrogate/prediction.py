@@ -58,7 +58,7 @@ class Prediction:
     def quantile_CT(self, probability: float) -> np.ndarray:
         """Returns the value that is undercut with the given probability, in (0, 1)."""
         y_CT = _quantile(self.mixture, jnp.full((1, 1), probability, jnp.float32))
-        return self._unless_observed(self.inverse(np.asarray(y_CT)), self.observed_CT)
+        return self._unless_observed(self._inverse(np.asarray(y_CT)), self.observed_CT)
 
     def expected_improvement_CT(self, best_value: float | np.ndarray) -> np.ndarray:
         """Returns E[max(0, best - value)] / reference value, in the metric's own unit; [C, 1] is a best for each.
@@ -94,7 +94,7 @@ class Prediction:
         weight, mean, sd = np.exp(np.asarray(self.mixture.log_weight)), *map(np.asarray, self.mixture[1:])
         first_CT, second_CT = np.zeros(mean.shape[:2]), np.zeros(mean.shape[:2])
         for node, node_weight in zip(_NODES.astype(np.float32), _NODE_WEIGHTS, strict=True):
-            values = self.inverse(mean + node * sd)
+            values = self._inverse(mean + node * sd)
             first_CT += node_weight * np.sum(weight * values, axis=2)
             second_CT += node_weight * np.sum(weight * values**2, axis=2)
         sd_CT = np.sqrt(np.maximum(second_CT - first_CT**2, 0.0))
@@ -108,8 +108,7 @@ class Prediction:
         """Maps values in the unit of the metric to the space of `mixture`."""
         return transforms.transform(values, self.metric, self.reference_value)
 
-    def inverse(self, y: np.ndarray) -> np.ndarray:
-        """Maps what `transform` gave back to the unit of the metric."""
+    def _inverse(self, y: np.ndarray) -> np.ndarray:
         return transforms.inverse(y, self.metric, self.reference_value)
 
     def _unless_observed(self, predicted: np.ndarray, observed: np.ndarray) -> np.ndarray:

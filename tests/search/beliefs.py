@@ -29,9 +29,6 @@ class GaussianPrediction:
     def transformed_improvement_CT(self, best_value):
         return self.expected_improvement_CT(best_value)
 
-    def inverse(self, y):
-        return y
-
 
 @dataclasses.dataclass(frozen=True)
 class GaussianBelief:

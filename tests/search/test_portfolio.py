@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 
 import numpy as np
+import pytest
 
 from metaft.search import portfolio
 from metaft.search.task_mixture import TaskMixture
@@ -40,10 +41,9 @@ def test_a_second_pick_is_good_where_the_first_is_not():
     frame = portfolio.portfolio(configurations, asked, known, reference_value=3.0, size=2)
     assert frame['configuration_index'].tolist() == [0, 2] and frame['place'].tolist() == [1, 3]
     assert frame['expected_best'].is_monotonic_decreasing and frame['learning_rate'].tolist() == [0.001, 0.1]
-    drawn_QC = known.joint_samples()
-    best_QC = np.minimum(drawn_QC[:, [0, 2]], 3.0)
-    wanted = [best_QC[:, 0].mean(), best_QC.min(axis=1).mean()]
-    np.testing.assert_allclose(frame['expected_best'], wanted)
+    # Each is N(1, .1) and N(1.05, .1) alone, as predicted: twins would have 1.0, strangers .965 (Clark 1961), and what
+    # is good where the other is not has less.
+    assert frame['expected_best'][0] == pytest.approx(1.0, abs=0.003) and 0.94 < frame['expected_best'][1] < 0.963
     # Where the third task is hardly possible, the second best of the others is next.
     sure = dataclasses.replace(known, log_prior_W=np.array([0.0, 0.0, -8.0]))
     assert portfolio.order(asked, sure, 2) == [0, 1, 2]
