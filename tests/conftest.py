@@ -1,7 +1,7 @@
 """What holds for every test: CPU with several devices, strict promotion, no network, a compilation cache of its own.
 
 The environment is set before JAX is imported, and programs that a test starts inherit it. Warnings are errors, and
-every test has a time limit (pyproject.toml).
+every test has a time limit (pyproject.toml), slow ones a longer one.
 """
 
 import importlib
@@ -29,6 +29,15 @@ os.environ |= {
 import pytest  # noqa: E402
 
 from experiments import program  # noqa: E402
+
+_SLOW_SECONDS = 900  # three minutes alone, several times that beside other work
+
+
+def pytest_collection_modifyitems(items):
+    """Gives slow tests their own time limit."""
+    for item in items:
+        if 'slow' in item.keywords and 'timeout' not in item.keywords:
+            item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
 
 
 @pytest.fixture(autouse=True, scope='session')
