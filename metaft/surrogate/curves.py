@@ -13,6 +13,10 @@ OCTAVES = 6.0  # log2 of the grid's span: brings log budgets to about [-1, 0]
 _AN_OCTAVE = 2
 LOG_BUDGETS = np.linspace(-OCTAVES, 0.0, round(OCTAVES * _AN_OCTAVE) + 1)  # log2 fractions of a full run: 1/64 ... 1
 _RESAMPLED_U = 2.0**LOG_BUDGETS
+FINER = (
+    2  # times as many budgets, of which every second is one of LOG_BUDGETS: the first epochs of a steep curve differ
+)
+FINE_LOG_BUDGETS = np.linspace(-OCTAVES, 0.0, FINER * (len(LOG_BUDGETS) - 1) + 1)
 NUM_RESAMPLED = len(_RESAMPLED_U)
 NUM_FEATURES = 2 * NUM_RESAMPLED + 8
 _LEVELS = slice(2 * NUM_RESAMPLED, 2 * NUM_RESAMPLED + 2)  # the features `y_C` and `best_C`
@@ -87,10 +91,11 @@ def at(values_CT: jax.Array, index_C: jax.Array) -> jax.Array:
     return jnp.take_along_axis(values_CT, index_C[:, None], axis=1)[:, 0]
 
 
-def resample(values_CT: np.ndarray, fractions_T: np.ndarray) -> np.ndarray:
-    """Interpolates complete curves to the U budgets, in log budget; beyond the grid the ends are carried on."""
-    log_T, log_U = np.log2(np.asarray(fractions_T, np.float64)), np.log2(_RESAMPLED_U)
-    return np.array([np.interp(log_U, log_T, values_T) for values_T in values_CT]).reshape(-1, NUM_RESAMPLED)
+def resample(values_CT: np.ndarray, fractions_T: np.ndarray, log_budgets: np.ndarray = LOG_BUDGETS) -> np.ndarray:
+    """Interpolates complete curves to log2 budgets; beyond the grid the ends are carried on."""
+    log_T = np.log2(np.asarray(fractions_T, np.float64))
+    found = [np.interp(log_budgets, log_T, values_T) for values_T in values_CT]
+    return np.array(found).reshape(-1, len(log_budgets))
 
 
 def read(resampled_CU: jax.Array, log_budget_CT: jax.Array) -> jax.Array:

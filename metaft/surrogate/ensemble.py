@@ -1,12 +1,13 @@
 """From task tables to a calibrated surrogate.
 
 Training runs twice. First each member leaves a fold of the datasets out: on those tasks it shows how many steps help
-tasks that are new, and how far the standard deviations are off. Then all members learn from all tasks, for that many
-steps, and take these corrections over.
+tasks that are new, how far the standard deviations are off, and how much the regression (regression.py) knows beside
+it. Then all members learn from all tasks, for that many steps, and take these corrections over.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,16 +16,16 @@ from scipy.special import logsumexp
 
 from metaft.metadataset import splits
 from metaft.metadataset.tables import TaskTable
-from metaft.surrogate import episodes, evaluation, prior, process, training, transforms
+from metaft.surrogate import episodes, evaluation, prior, process, regression, regression_fit, training, transforms
 from metaft.surrogate.encoding import Encoding
 from metaft.surrogate.episodes import EpisodeSettings
 from metaft.surrogate.memory import Memory
 from metaft.surrogate.network import Architecture
-from metaft.surrogate.surrogate import Calibration, Surrogate
+from metaft.surrogate.surrogate import Calibration, Surrogate, factors
 from metaft.surrogate.training import TrainingSettings
 
 _CALIBRATION_POINTS = (0, 1, 4, 16, 64, 200)  # observed grid points of the states it is fitted on
-_MAX_CELLS = 20_000  # of those states; enough for three numbers
+_MAX_CELLS = 20_000  # of those states; enough for a dozen numbers
 _PRIOR_SD = 1.0  # of the logarithm of a correction: one cell that says 1
 
 
@@ -85,9 +86,10 @@ def learn(
         progress('folds', step, loss)
 
     training.fit(recipe, kernel, collated, ~is_left_out_MW * weight_W, seed, look)
+    regressions = regression_fit.fit(tables, weight_W, encoding, memory, seed)
+    alone = lambda m: jax.tree.map(lambda x: x[m : m + 1], best['params'])
     members = [
-        Surrogate(architecture, encoding, memory, kernel, jax.tree.map(lambda x, m=m: x[m : m + 1], best['params']))
-        for m in range(num_M)
+        Surrogate(architecture, encoding, memory, kernel, alone(m), regressions=regressions) for m in range(num_M)
     ]
     calibration = calibrate(members, [fold.test for fold in folds], seed)
 
@@ -104,7 +106,8 @@ def learn(
         'left_out_loss': left_out_loss,
         'proven': proven(tables),
     }
-    return Surrogate(architecture, encoding, memory, kernel, jax.tree.map(np.asarray, params), calibration, provenance)
+    params = jax.tree.map(np.asarray, params)
+    return Surrogate(architecture, encoding, memory, kernel, params, calibration, provenance, regressions)
 
 
 def proven(tables: Sequence[TaskTable], num_per_table: int = 2) -> list[dict]:
@@ -135,7 +138,10 @@ def fit_encoding(tables: Sequence[TaskTable]) -> Encoding:
 
 
 def calibrate(members: Sequence[Surrogate], left_out: Sequence[Sequence[TaskTable]], seed: int) -> Calibration:
-    """Fits the factors of the standard deviations by maximum likelihood on what each member had left out."""
+    """Fits the factors of the standard deviations, and what the regression has to say, by maximum likelihood.
+
+    It is that of what each member had left out.
+    """
     states = [
         _cells(member, table, num_points, seed + w)
         for member, tables in zip(members, left_out, strict=True)
@@ -143,19 +149,34 @@ def calibrate(members: Sequence[Surrogate], left_out: Sequence[Sequence[TaskTabl
         for num_points in _CALIBRATION_POINTS
     ]
     values, costs = zip(*states, strict=True)
-    return Calibration(value=_fit_factors(values, seed), cost=_fit_factors(costs, seed))
+    value, regressed, say = _fit_factors(values, seed)
+    return Calibration(value, _fit_factors(costs, seed)[0], regressed, say)
 
 
-def _cells(member: Surrogate, table: TaskTable, num_points: int, seed: int):
-    """Returns (factors, truth, log weights, means, standard deviations) of unseen cells, for value and log cost."""
+class _Cells(NamedTuple):
+    """Unseen values and what was predicted of them, a mixture of G Gaussians each."""
+
+    factors_NF: np.ndarray  # what the coefficients of a `Calibration` weigh
+    y_N: np.ndarray
+    log_weight_NG: np.ndarray
+    mean_NG: np.ndarray
+    sd_NG: np.ndarray  # of a component that is not there 1, with a weight of 0
+    is_regressed_N: np.ndarray  # bool: the last components are the regression's, and have half of the weight
+
+
+def _cells(member: Surrogate, table: TaskTable, num_points: int, seed: int) -> tuple[_Cells, _Cells]:
+    """Returns the unseen cells of a state of a search, for value and log cost."""
     values_CT, costs_CT = evaluation.hide(table, num_points, seed)
     prediction = evaluation.asking(member, table)(values_CT, costs_CT)
     is_target_CT = np.isnan(values_CT) & ~np.isnan(table.values_CT)
-    is_own_CT = np.broadcast_to(~np.isnan(values_CT).all(axis=1, keepdims=True), values_CT.shape)
-    log_runs_CT = np.full(values_CT.shape, np.log1p(is_own_CT[:, 0].sum()) / 4.0)
-    factors = np.stack([np.ones_like(log_runs_CT), is_own_CT, log_runs_CT], axis=-1)  # as in `Calibration`
+    is_begun_C = ~np.isnan(values_CT).all(axis=1)
+    factors_CTF = np.repeat(factors(is_begun_C, int(is_begun_C.sum()))[:, None], values_CT.shape[1], axis=1)
     y_CT = prediction.transform(table.values_CT)
-    mixture = (np.asarray(part)[is_target_CT] for part in prediction.mixture)
+    parts = [np.asarray(part)[is_target_CT] for part in prediction.mixture]
+    is_regressed = table.metric in member.regressions and bool(is_begun_C.any())
+    if not is_regressed:
+        absent = [(0, 0), (0, regression.NUM_COMPONENTS)]
+        parts = [np.pad(x, absent, constant_values=v) for x, v in zip(parts, (-np.inf, 0.0, 1.0), strict=True)]
 
     with np.errstate(divide='ignore', invalid='ignore'):
         log_cost_CT = np.log(table.costs_CT)
@@ -163,25 +184,36 @@ def _cells(member: Surrogate, table: TaskTable, num_points: int, seed: int):
     log_sd = prediction.cost_log_sd_CT[has_cost_CT]
     log_mean = np.log(prediction.cost_seconds_CT[has_cost_CT])
     gaussian = (np.zeros((len(log_sd), 1)), log_mean[:, None], log_sd[:, None])
+    log_weight, mean, sd = parts
+    is_regressed_N = np.full(is_target_CT.sum(), is_regressed)
     return (
-        (factors[is_target_CT], y_CT[is_target_CT], *mixture),
-        (factors[has_cost_CT], log_cost_CT[has_cost_CT], *gaussian),
+        _Cells(factors_CTF[is_target_CT], y_CT[is_target_CT], log_weight, mean, sd, is_regressed_N),
+        _Cells(factors_CTF[has_cost_CT], log_cost_CT[has_cost_CT], *gaussian, np.zeros(len(log_sd), bool)),
     )
 
 
-def _fit_factors(cells: Sequence[tuple[np.ndarray, ...]], seed: int) -> tuple[float, float, float]:
-    parts = [np.concatenate(part).astype(np.float64) for part in zip(*cells, strict=True)]
+def _fit_factors(cells: Sequence[_Cells], seed: int) -> tuple[tuple[float, float, float], ...]:
+    """Returns the coefficients for the networks' deviations, for the regression's, and for its say."""
+    parts = [np.concatenate(part) for part in zip(*cells, strict=True)]
     chosen = np.random.default_rng(seed).permutation(len(parts[0]))[:_MAX_CELLS]
-    factors, y, log_weight, mean, sd = (part[chosen] for part in parts)
+    some = _Cells(*(part[chosen] for part in parts))
+    num_G = some.mean_NG.shape[1]
+    is_its_G = (
+        np.arange(num_G) >= num_G - regression.NUM_COMPONENTS if some.is_regressed_N.any() else np.zeros(num_G, bool)
+    )
 
     def loss(coefficients: np.ndarray) -> float:
-        scaled = sd * np.exp(factors @ coefficients)[:, None]
-        log_density = logsumexp(log_weight - 0.5 * ((y[:, None] - mean) / scaled) ** 2 - np.log(scaled), axis=1)
+        of_networks, of_regression, logit = (some.factors_NF @ part for part in coefficients.reshape(3, 3))
+        log_sd_NG = np.log(some.sd_NG) + np.where(is_its_G, of_regression[:, None], of_networks[:, None])
+        log_say_NG = -np.logaddexp(0.0, np.where(is_its_G, -logit[:, None], logit[:, None])) + np.log(2.0)
+        log_weight_NG = some.log_weight_NG + np.where(some.is_regressed_N[:, None], log_say_NG, 0.0)
+        z_NG = (some.y_N[:, None] - some.mean_NG) * np.exp(-log_sd_NG)
+        log_density_N = logsumexp(log_weight_NG - 0.5 * z_NG**2 - log_sd_NG, axis=1)
         prior = -0.5 * np.sum((coefficients / _PRIOR_SD) ** 2)
-        return -(np.sum(log_density) + prior) / len(y)
+        return -(np.sum(log_density_N) + prior) / len(z_NG)
 
-    a, b, c = minimize(loss, np.zeros(3), method='L-BFGS-B', bounds=[(-1.5, 1.5)] * 3).x
-    return float(a), float(b), float(c)
+    x = minimize(loss, np.zeros(9), method='L-BFGS-B', bounds=[(-1.5, 1.5)] * 6 + [(-4.0, 4.0)] * 3).x.tolist()
+    return (x[0], x[1], x[2]), (x[3], x[4], x[5]), (x[6], x[7], x[8])
 
 
 def _weights(tables: Sequence[TaskTable]) -> np.ndarray:

@@ -84,7 +84,7 @@ def collate(tables: Sequence[TaskTable], encoding: Encoding, memory: Memory) -> 
         recall = memory.recall(config_CE, table.metric, without=splits.dataset_of(table))
         parts = (
             config_CE,
-            *recall,
+            *recall[:2],
             curves.forward_fill(y_CT),
             curves.forward_fill(rate_CT),
             np.isfinite(rate_CT),

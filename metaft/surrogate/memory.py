@@ -42,14 +42,23 @@ _SAME = 20.0  # neighbours that a run of the very same configuration counts for;
 _ROUNDING = 1e-4  # of a squared distance
 _NEAR = 0.1  # kernel mass at which a task counts half
 _RIDGE = 0.01  # of a_z, each in units of what its meta-feature is apart on average
-_ARRAYS = ('config_NE', 'curve_NU', 'table_N', 'task_VZ')
+_ARRAYS = ('config_NE', 'fine_NF', 'table_N', 'task_VZ', 'level_V')
 
 
 class Recall(NamedTuple):
-    """What each of V tables remembers of C configurations; arrays of NumPy or JAX, maybe with more axes in front."""
+    """What each of V tables remembers of C configurations; arrays of NumPy or JAX, maybe with more axes in front.
+
+    Networks read the first two parts alone, see `for_networks`.
+    """
 
     curve_CVU: Array  # m_w(c, u) at the surrogate's own budgets
     near_CV: Array  # r_w: in [0, 1), is there a run like c in the table?
+    level_V: Array | None = None  # l_w: how high the values of a table are; the regression's alone, as what follows
+    fine_CVF: Array | None = None  # m_w at the fine budgets
+
+    def for_networks(self) -> 'Recall':
+        """Returns it without what they do not read."""
+        return Recall(self.curve_CVU, self.near_CV)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,36 +67,40 @@ class Memory:
 
     Attributes:
       config_NE: encoded configurations, float32.
-      curve_NU: transformed values at the surrogate's own budgets, less the median of the task's final values.
+      fine_NF: transformed values at the fine budgets (curves.py), less the median of the task's final values.
       table_N: int32, the task and metric of a run.
       task_VZ: encoded meta-features of each table, float32.
+      level_V: median of each table's final values, transformed, float32; what `fine_NF` is less.
       metrics: of each table.
       datasets: of each table, so that a table can be left out with all that shares its dataset.
     """
 
     config_NE: np.ndarray
-    curve_NU: np.ndarray
+    fine_NF: np.ndarray
     table_N: np.ndarray
     task_VZ: np.ndarray
+    level_V: np.ndarray
     metrics: tuple[str, ...]
     datasets: tuple[str, ...]
 
     @classmethod
     def fit(cls, tables: Sequence[TaskTable], encoding: Encoding) -> Self:
         """Reads the runs off tables; those without a single value are left out."""
-        configs, values, table_of = [], [], []
+        configs, values, table_of, levels = [], [], [], []
         for index, table in enumerate(tables):
             y_CT = transforms.transform(table.values_CT, table.metric, table.reference_value)
             is_run_C = ~np.isnan(y_CT).all(axis=1)
-            y_CU = curves.resample(curves.forward_fill(y_CT[is_run_C]), table.fractions_T)
+            y_CF = curves.resample(curves.forward_fill(y_CT[is_run_C]), table.fractions_T, curves.FINE_LOG_BUDGETS)
             configs.append(encoding.configurations(table.configurations)[is_run_C])
-            values.append(y_CU - np.median(y_CU[:, -1]) if len(y_CU) else y_CU)
-            table_of.append(np.full(len(y_CU), index, np.int32))
+            levels.append(np.median(y_CF[:, -1]) if len(y_CF) else 0.0)
+            values.append(y_CF - levels[-1])
+            table_of.append(np.full(len(y_CF), index, np.int32))
         return cls(
             np.concatenate(configs).astype(np.float32),
             np.concatenate(values).astype(np.float32),
             np.concatenate(table_of),
             np.stack([encoding.task(table.meta_features, table.metric) for table in tables]),
+            np.array(levels, np.float32),
             tuple(table.metric for table in tables),
             tuple(splits.dataset_of(table) for table in tables),
         )
@@ -101,6 +114,11 @@ class Memory:
         """Builds it from what `arrays` gave and the names."""
         return cls(**{name: arrays[name] for name in _ARRAYS}, metrics=tuple(metrics), datasets=tuple(datasets))
 
+    @property
+    def curve_NU(self) -> np.ndarray:
+        """`fine_NF` at the surrogate's own budgets."""
+        return self.fine_NF[:, :: curves.FINER]
+
     def recall(self, config_CE: np.ndarray, metric: str, without: str | None = None) -> Recall:
         """Returns what the tables remember of configurations, with as many tables for each metric.
 
@@ -111,8 +129,8 @@ class Memory:
         """
         tables = self.of_metric(metric)
         num_V = max(self.metrics.count(m) for m in self.metrics)
-        curve_CVU = np.zeros((len(config_CE), num_V, self.curve_NU.shape[1]), np.float32)
-        near_CV = np.zeros((len(config_CE), num_V), np.float32)
+        fine_CVF = np.zeros((len(config_CE), num_V, self.fine_NF.shape[1]), np.float32)
+        near_CV, level_V = np.zeros((len(config_CE), num_V), np.float32), np.zeros(num_V, np.float32)
         for v, w in enumerate(tables):
             if self.datasets[w] == without:
                 continue
@@ -126,8 +144,9 @@ class Memory:
             kernel_CN = np.exp(-0.5 * np.maximum(square_CN, 0.0) / _BANDWIDTH**2) + _SAME * (square_CN < _ROUNDING)
             mass_C = kernel_CN.sum(axis=1)
             near_CV[:, v] = mass_C / (mass_C + _NEAR)
-            curve_CVU[:, v] = kernel_CN @ self.curve_NU[is_its_N] / (mass_C[:, None] + 1e-9)
-        return Recall(curve_CVU, near_CV)
+            fine_CVF[:, v] = kernel_CN @ self.fine_NF[is_its_N] / (mass_C[:, None] + 1e-9)
+            level_V[v] = self.level_V[w]
+        return Recall(fine_CVF[:, :, :: curves.FINER], near_CV, level_V, fine_CVF)
 
     @functools.cached_property
     def unlikeness(self) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
 """The surrogate a search asks: checkpoint in and out, and one call from observations to predictions.
 
 A checkpoint is a directory with `surrogate.json` (encoding, sizes, calibration, where it came from),
-`members.safetensors`, `memory.safetensors` and `kernel.safetensors`.
+`members.safetensors`, `memory.safetensors`, `kernel.safetensors` and `regression.safetensors`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import safetensors.numpy
 from flax import nnx
 
 from metaft.errors import ModelError
-from metaft.surrogate import architectures, curves, training, transforms
+from metaft.surrogate import architectures, curves, regression, training, transforms
 from metaft.surrogate.context import Task, observe
 from metaft.surrogate.coverage import Coverage, coverage
 from metaft.surrogate.encoding import Configurations, Encoding
@@ -29,17 +29,22 @@ from metaft.surrogate.network import Architecture
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.process import SIZE, Kernel, Runs
 
-FORMAT = 5  # until 3 without a Gaussian process, until 4 without what meta-features say of which tasks are alike
+FORMAT = 6  # until 3 without a Gaussian process, until 4 without like tasks by meta-features, until 5 no regression
 _CONTEXT_SIZES = (64, 256, 512)  # a compiled program each; beyond, the most informative runs
 _QUERY_SIZES = (64, 256, 512, 1024)  # beyond, multiples of the last
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """What standard deviations are multiplied with: exp(a + b [the run has been seen] + c log(1 + runs seen) / 4)."""
+    """What standard deviations are multiplied with: exp(a + b [the run has been seen] + c log(1 + runs seen) / 4).
 
-    value: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    `say` is a logit of that form: the regression's weight in the prediction of a value, once something was observed.
+    """
+
+    value: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the networks
     cost: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    regression: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    say: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Surrogate:
     params: training.Params  # members stacked
     calibration: Calibration = Calibration()
     provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what it was trained on, and how
+    regressions: Mapping[str, regression.Hyperparameters] = dataclasses.field(default_factory=dict)  # by metric
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the checkpoint."""
@@ -62,6 +68,8 @@ class Surrogate:
         (directory / 'memory.safetensors').write_bytes(safetensors.numpy.save(self.memory.arrays()))
         kernel = {name: np.asarray(value) for name, value in self.kernel._asdict().items()}
         (directory / 'kernel.safetensors').write_bytes(safetensors.numpy.save(kernel))
+        priors = {f'{m}.{name}': np.asarray(v) for m, h in self.regressions.items() for name, v in h._asdict().items()}
+        (directory / 'regression.safetensors').write_bytes(safetensors.numpy.save(priors))
         record = {
             'format': FORMAT,
             'architecture': dataclasses.asdict(self.architecture),
@@ -83,9 +91,9 @@ class Surrogate:
                     f'{directory} has format {record.get("format")!r}, this metaft reads {FORMAT}; train it again with '
                     'experiments.train_surrogate'
                 )
-            arrays, remembered, kernel = (
+            arrays, remembered, kernel, priors = (
                 safetensors.numpy.load_file(directory / f'{name}.safetensors')
-                for name in ('members', 'memory', 'kernel')
+                for name in ('members', 'memory', 'kernel', 'regression')
             )
         except (OSError, ValueError, safetensors.SafetensorError) as error:
             raise ModelError(
@@ -102,6 +110,7 @@ class Surrogate:
             _unflatten(architecture, arrays, directory),
             calibration,
             record['provenance'],
+            _regressions(priors, architecture.num_hyperparameters - SIZE, directory),
         )
 
     @property
@@ -171,13 +180,16 @@ class Surrogate:
         mixture, rate_mean_CT, rate_sd_CT = predict(
             self.params,
             self.kernel,
-            jax.tree.map(pad, runs),
+            jax.tree.map(pad, runs._replace(recall=runs.recall.for_networks())),
             shown,
             _context_rows(last_C, y_CT),
             Task(*map(jnp.asarray, (self.encoding.task(meta_features, metric), *self.encoding.sizes(meta_features)))),
             np.array([self.calibration.value, self.calibration.cost], np.float32),
         )
         mixture = jax.tree.map(lambda x: x[:num_C], mixture)
+        if metric in self.regressions and last_C.max() >= 0:
+            found = regression.posterior(self.regressions[metric], runs, y_CT, fractions_T).mixture()
+            mixture = self._mixed(mixture, found, last_C >= 0)
 
         log_cost_CT = self.encoding.cost_center + self.encoding.cost_scale * np.asarray(
             rate_mean_CT[:num_C], np.float64
@@ -195,6 +207,26 @@ class Surrogate:
             cost_seconds_CT=np.where(np.isnan(costs_CT), cost_CT, costs_CT),
             cost_log_sd_CT=np.where(np.isnan(costs_CT), log_sd_CT, 0.0),
         )
+
+    def _mixed(self, networks: Mixture, regressed: Mixture, is_begun_C: np.ndarray) -> Mixture:
+        """Returns what networks and regression expect together; the regression's components come last."""
+        factors_CF = factors(is_begun_C, int(is_begun_C.sum()))
+        logit_C11 = (factors_CF @ np.array(self.calibration.say))[:, None, None]
+        scale_C11 = np.exp(factors_CF @ np.array(self.calibration.regression))[:, None, None]
+        log_weight = [
+            np.asarray(networks.log_weight) - np.logaddexp(0.0, logit_C11),
+            regressed.log_weight - np.logaddexp(0.0, -logit_C11),
+        ]
+        join = lambda *parts: jnp.asarray(np.concatenate(parts, axis=2), jnp.float32)
+        return Mixture(
+            join(*log_weight), join(networks.mean, regressed.mean), join(networks.sd, regressed.sd * scale_C11)
+        )
+
+
+def factors(is_begun_C: np.ndarray, num_runs: int) -> np.ndarray:
+    """Returns what the coefficients of a `Calibration` weigh, [C, 3]."""
+    columns = np.broadcast_arrays(1.0, np.asarray(is_begun_C, np.float64), np.log1p(num_runs) / 4.0)
+    return np.stack(columns, axis=-1)
 
 
 @functools.cache
@@ -257,6 +289,16 @@ def _kernel(arrays: Mapping[str, np.ndarray], num_hyperparameters: int, director
     wanted = {name: np.shape(v) for name, v in Kernel.initial(num_hyperparameters)._asdict().items()}
     _refuse_odd(wanted, {name: array.shape for name, array in arrays.items()}, directory)
     return Kernel(**arrays)
+
+
+def _regressions(
+    arrays: Mapping[str, np.ndarray], num_hyperparameters: int, directory: pathlib.Path
+) -> dict[str, regression.Hyperparameters]:
+    initial = regression.Hyperparameters.initial(num_hyperparameters)._asdict()
+    metrics = sorted({name.partition('.')[0] for name in arrays})
+    wanted = {f'{metric}.{name}': np.shape(v) for metric in metrics for name, v in initial.items()}
+    _refuse_odd(wanted, {name: array.shape for name, array in arrays.items()}, directory)
+    return {m: regression.Hyperparameters(**{name: arrays[f'{m}.{name}'] for name in initial}) for m in metrics}
 
 
 def _refuse_odd(wanted: Mapping[str, tuple], found: Mapping[str, tuple], directory: pathlib.Path) -> None:

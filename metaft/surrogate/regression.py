@@ -1,0 +1,267 @@
+"""What all observed points of a task say of every run, with variances: process.py's model, solved exactly.
+
+    y(c, t) = m(c, t) + l + b + g m(c, t) + sum_w a_w D_w(c, t) + f(c, t) + h_c + e_c(t) + noise
+    D_w(c, t) = r_w (m_w(c, t) - m(c, t)) + L (l_w - l)
+
+with m_w, r_w and l_w of memory.py and their means m and l. A task's level stays with its curves: which task the new one
+is like is told by how high its values are as well as by their pattern. b, g and a_w are normal around 0; f is a
+Gaussian process over configurations and log budgets that the tasks do not share; h_c and e_c(t) are what a run has of
+its own, for good and for some octaves. Where process.py, inside of the network, takes each run's last value, this takes
+its curve, thinned to half octaves, and says how sure it is.
+
+From errors that are larger or smaller than expected all variances learn, as those of a Student t process do:
+
+    s^2 = (nu + e' K^-1 e) / (nu + n) * exp(2 (a + b ln(1 + n) / 4)),      e: n values less m + l, K: their covariance
+
+The network and this regression err differently, so once something was observed `Surrogate.predict` mixes both, by
+weights that were fitted on tasks that were left out.
+
+Reference: Rasmussen and Williams 2006, equations 2.25 and 2.26; Shah, Wilson and Ghahramani 2014 (arXiv 1402.4306).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+from metaft.surrogate import curves
+from metaft.surrogate.likelihood import Mixture
+from metaft.surrogate.memory import Array, Recall
+from metaft.surrogate.process import Runs
+
+_NUM_BUDGETS = len(curves.FINE_LOG_BUDGETS)
+_FLOOR = 0.5  # tasks without an opinion, as in process.py
+_JITTER = 1e-5
+_POINT_SIZES = (32, 64, 128, 256, 640)  # a compiled program each; beyond, the ends of the curves
+_QUERY_SIZES = (64, 128, 256, 512, 1024)  # configurations; beyond, in blocks of the last
+_EVERY = 2.0  # points an octave that are read of a curve
+FREEDOM = 4.0  # degrees of the Student t in which a value is expected around the mean
+NUM_COMPONENTS = 3  # normal distributions that make it, by maximum likelihood
+_T_WEIGHTS = np.array([0.5919, 0.3767, 0.0314])
+_T_SCALES = np.array([0.8556, 1.6528, 3.9322])
+
+
+class Hyperparameters(NamedTuple):
+    """The prior: logarithms of standard deviations, lengths and factors, but for `growth`."""
+
+    shift: Array  # of b
+    gain: Array  # of g
+    tasks: Array  # of a_w, times the root of the number of tables
+    level: Array  # L
+    own: Array  # of f
+    own_octaves: Array
+    run: Array  # of h_c
+    part: Array  # of e_c
+    part_octaves: Array
+    noise: Array
+    freedom: Array  # nu
+    scale: Array  # a
+    growth: Array  # b of the scale
+    length_E: Array  # over which f forgets a feature of a configuration
+
+    @classmethod
+    def initial(cls, num_hyperparameters: int) -> 'Hyperparameters':
+        """Returns where a fit begins."""
+        start = {
+            'shift': 0.3,
+            'gain': 0.5,
+            'tasks': 1.0,
+            'level': 1.0,
+            'own': 0.1,
+            'own_octaves': 8.0,
+            'run': 0.01,
+            'part': 0.04,
+            'part_octaves': 1.0,
+            'noise': 0.01,
+            'freedom': 1.0,
+            'scale': 2.0,
+        }
+        length_E = np.full(num_hyperparameters, np.log(2.0), np.float32)
+        logarithms = {name: np.float32(np.log(value)) for name, value in start.items()}
+        return cls(**logarithms, growth=np.float32(1.5), length_E=length_E)
+
+
+class Points(NamedTuple):
+    """Runs at budgets: N of them, with what is remembered there of V tables."""
+
+    row_N: Array  # int32, of the run; -1: padding
+    log_budget_N: Array  # log2 fraction of a full run
+    config_NE: Array
+    mean_N: Array  # m
+    away_NV: Array  # r_w (m_w - m)
+
+
+class Levels(NamedTuple):
+    """How high the values of V tables are."""
+
+    mean: Array  # l
+    away_V: Array  # l_w - l; 0 for a table that is not there
+    num: Array  # tables that are there
+
+
+class Posterior(NamedTuple):
+    """Student t distributions of `FREEDOM` degrees over [C, T]."""
+
+    mean_CT: np.ndarray
+    sd_CT: np.ndarray  # of the normal distribution that they are heavier than
+
+    def mixture(self) -> Mixture:
+        """Returns them as mixtures of three normal distributions, within 1.4e-4 nats."""
+        shape = (*self.mean_CT.shape, NUM_COMPONENTS)
+        log_weight = np.broadcast_to(np.log(_T_WEIGHTS), shape)
+        mean = np.broadcast_to(self.mean_CT[..., None], shape)
+        sd = self.sd_CT[..., None] * _T_SCALES
+        return Mixture(*(jnp.asarray(part, jnp.float32) for part in (log_weight, mean, sd)))
+
+
+def posterior(h: Hyperparameters, runs: Runs, y_CT: np.ndarray, fractions_T: np.ndarray) -> Posterior:
+    """Returns what is expected of every run.
+
+    Args:
+      h: the prior.
+      runs: encoded, with what other tasks remember of them.
+      y_CT: transformed values, NaN where nothing was observed.
+      fractions_T: the grid, of a full run.
+    """
+    log_T = np.log2(np.asarray(fractions_T, np.float64))
+    levels, curve_CF, away_CVF = remembered(runs.recall)
+    c_N, t_N = thinned(y_CT, log_T)
+    num = len(c_N)
+    seen = _padded(points(runs, curve_CF, away_CVF, c_N, log_T[t_N]), _size(num, _POINT_SIZES))
+    error_N = y_CT[c_N, t_N] - seen.mean_N[:num] - levels.mean
+    covariance_NN = np.asarray(_covariance(h, levels, seen, seen), np.float64)[:num, :num]
+    covariance_NN[np.diag_indices(num)] += np.exp(2.0 * h.noise) + _JITTER
+    inverse_NN = scipy.linalg.solve_triangular(
+        scipy.linalg.cholesky(covariance_NN, lower=True), np.eye(num), lower=True
+    )
+    white_N = inverse_NN @ error_N
+
+    parts = []
+    for first in range(0, len(y_CT), _QUERY_SIZES[-1]):
+        some = slice(first, first + _QUERY_SIZES[-1])
+        asked = _everywhere(runs.config_CE[some], curve_CF[some], away_CVF[some], first)
+        num_Q = _NUM_BUDGETS * len(curve_CF[some])
+        cross_NQ = np.asarray(_covariance(h, levels, seen, asked))[:num, :num_Q]
+        whitened_NQ = inverse_NN.astype(np.float32) @ cross_NQ
+        variance_Q = np.asarray(_variance(h, levels, asked))[:num_Q] - np.sum(whitened_NQ**2, axis=0)
+        mean_Q = asked.mean_N[:num_Q] + white_N.astype(np.float32) @ whitened_NQ
+        parts.append((mean_Q, np.maximum(variance_Q, np.exp(2.0 * h.noise))))
+    mean_CF, variance_CF = (np.concatenate(part).reshape(-1, _NUM_BUDGETS) for part in zip(*parts, strict=True))
+    sd_CF = np.exp(log_scale(h, num, float(white_N @ white_N))) * np.sqrt(variance_CF)
+    share_TF = _shares(log_T)
+    return Posterior((levels.mean + mean_CF) @ share_TF.T, sd_CF @ share_TF.T)
+
+
+def log_scale(h: Hyperparameters, num: int, square: float) -> float:
+    """Returns ln s of `num` errors with e' K^-1 e of `square`."""
+    freedom = float(np.exp(h.freedom))
+    surprise = np.log((freedom + square) / (freedom + num))
+    return float(0.5 * surprise + h.scale + h.growth * np.log1p(num) / 4.0)
+
+
+def _everywhere(config_CE: np.ndarray, curve_CF: np.ndarray, away_CVF: np.ndarray, first: int) -> Points:
+    """Returns runs at all of the surrogate's own budgets, padded; `first` is the place of the first run."""
+    num_C, num_F = curve_CF.shape
+    repeat = lambda x: np.repeat(x, num_F, axis=0)
+    asked = Points(
+        repeat(np.arange(first, first + num_C, dtype=np.int32)),
+        np.tile(curves.FINE_LOG_BUDGETS.astype(np.float32), num_C),
+        repeat(np.asarray(config_CE, np.float32)),
+        curve_CF.reshape(-1),
+        away_CVF.transpose(0, 2, 1).reshape(num_C * num_F, -1),
+    )
+    return _padded(asked, num_F * _size(num_C, _QUERY_SIZES))
+
+
+def remembered(recall: Recall) -> tuple[Levels, np.ndarray, np.ndarray]:
+    """Returns levels, m [C, F] and r_w (m_w - m) [C, V, F]."""
+    near_CV, level_V, fine_CVF = (np.asarray(x) for x in (recall.near_CV, recall.level_V, recall.fine_CVF))
+    is_there_V = near_CV.max(axis=0, initial=0.0) > 0
+    num = max(int(is_there_V.sum()), 1)
+    mean = np.float32(level_V[is_there_V].sum() / num)
+    curve_CF = np.einsum('CV,CVF->CF', near_CV, fine_CVF) / (near_CV.sum(axis=1) + _FLOOR)[:, None]
+    away_CVF = near_CV[:, :, None] * (fine_CVF - curve_CF[:, None])
+    levels = Levels(mean, np.where(is_there_V, level_V - mean, 0.0).astype(np.float32), np.float32(num))
+    return levels, curve_CF, away_CVF
+
+
+def points(runs: Runs, curve_CF: np.ndarray, away_CVF: np.ndarray, c_N: np.ndarray, log_budget_N: np.ndarray) -> Points:
+    """Returns the points (c, budget)."""
+    share_NF = _shares(log_budget_N).astype(np.float32)
+    return Points(
+        np.asarray(c_N, np.int32),
+        np.asarray(log_budget_N, np.float32),
+        np.asarray(runs.config_CE, np.float32)[c_N],
+        np.einsum('NF,NF->N', curve_CF[c_N], share_NF),
+        np.einsum('NVF,NF->NV', away_CVF[c_N], share_NF),
+    )
+
+
+def thinned(y_CT: np.ndarray, log_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns rows and grid indices of what is read: the last point of each run, and one in half an octave before it.
+
+    Of too many points the last ones of runs come first, then those farthest along.
+    """
+    is_seen_CT = np.isfinite(y_CT)
+    octave_T = np.round((log_T - log_T[-1]) * _EVERY)
+    is_first_T = np.concatenate([[True], octave_T[1:] != octave_T[:-1]])
+    group_T = np.cumsum(is_first_T) - 1
+    before_CT = np.cumsum(is_seen_CT, axis=1) - is_seen_CT  # seen before each point
+    starts_CT = before_CT[:, np.flatnonzero(is_first_T)][:, group_T]  # seen before its half octave
+    last_C = curves.lengths(np.where(is_seen_CT, y_CT, np.nan)) - 1
+    is_last_CT = np.arange(len(log_T))[None, :] == last_C[:, None]
+    c_N, t_N = np.nonzero(is_seen_CT & ((before_CT == starts_CT) | is_last_CT))
+    order = np.lexsort((-t_N, t_N != last_C[c_N]))[: _POINT_SIZES[-1]]
+    return c_N[order], t_N[order]
+
+
+def covariance(h: Hyperparameters, levels: Levels, a: Points, b: Points) -> jax.Array:
+    """Returns what two sets of points have in common, without noise, [A, B]; jit-able."""
+    told_AG, told_BG = _told(h, levels, a), _told(h, levels, b)
+    apart_AB = jnp.abs(a.log_budget_N[:, None] - b.log_budget_N[None, :])
+    lasting = lambda octaves: jnp.exp(-apart_AB * jnp.exp(-octaves))
+    place_AE, place_BE = (x.config_NE * jnp.exp(-h.length_E)[None, :] for x in (a, b))
+    square_AB = (
+        jnp.sum(place_AE**2, axis=1)[:, None] + jnp.sum(place_BE**2, axis=1)[None, :] - 2.0 * place_AE @ place_BE.T
+    )
+    similar_AB = jnp.exp(-0.5 * jnp.maximum(square_AB, 0.0))
+    is_same_AB = a.row_N[:, None] == b.row_N[None, :]
+    own_AB = jnp.exp(2.0 * h.own) * similar_AB * lasting(h.own_octaves)
+    run_AB = jnp.exp(2.0 * h.run) + jnp.exp(2.0 * h.part) * lasting(h.part_octaves)
+    return told_AG @ told_BG.T + jnp.exp(2.0 * h.shift) + own_AB + jnp.where(is_same_AB, run_AB, 0.0)
+
+
+def variance(h: Hyperparameters, levels: Levels, a: Points) -> jax.Array:
+    """Returns the variances of points, noise included, [A]; jit-able."""
+    told_A = jnp.sum(_told(h, levels, a) ** 2, axis=1)
+    return told_A + sum(jnp.exp(2.0 * x) for x in (h.shift, h.own, h.run, h.part, h.noise))
+
+
+_covariance, _variance = jax.jit(covariance), jax.jit(variance)
+
+
+def _told(h: Hyperparameters, levels: Levels, a: Points) -> jax.Array:
+    """Returns what g and the a_w weigh, scaled by their standard deviations, [A, 1 + V]."""
+    away_AV = a.away_NV + jnp.exp(h.level) * levels.away_V[None, :]
+    return jnp.concatenate(
+        [jnp.exp(h.gain) * a.mean_N[:, None], jnp.exp(h.tasks) * jax.lax.rsqrt(levels.num) * away_AV], axis=1
+    )
+
+
+def _shares(log_budget_N: np.ndarray) -> np.ndarray:
+    """Returns the weights that interpolate at log2 budgets, [N, F]; beyond the ends these are carried on."""
+    budgets_F = curves.FINE_LOG_BUDGETS
+    place_N = np.clip(np.interp(log_budget_N, budgets_F, np.arange(_NUM_BUDGETS)), 0.0, _NUM_BUDGETS - 1.0)
+    return np.maximum(1.0 - np.abs(place_N[:, None] - np.arange(_NUM_BUDGETS)[None, :]), 0.0)
+
+
+def _padded(seen: Points, size: int) -> Points:
+    extra = size - len(seen.row_N)
+    pad = lambda x, value=0: np.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1), constant_values=value)
+    return Points(pad(seen.row_N, -1), *(pad(x) for x in seen[1:]))
+
+
+def _size(num: int, sizes: tuple[int, ...]) -> int:
+    return next(size for size in sizes if num <= size)
