@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from metaft.errors import ModelError
 from metaft.finetune.search_space import METHODS, Configuration, default_configuration
-from metaft.surrogate import deep_set, ensemble, evaluation, process, training
+from metaft.surrogate import deep_set, ensemble, evaluation, process, regression, training, transforms
 from metaft.surrogate.memory import Memory
 from metaft.surrogate.surrogate import FORMAT, Calibration, Surrogate
 from tests.surrogate import family
@@ -31,7 +31,9 @@ def surrogate():
     params = jax.tree.map(np.asarray, training.initialise(architecture, seed=0, num_members=2))
     memory = Memory.fit(tables, encoding)
     kernel = process.Kernel.initial(encoding.num_hyperparameters)
-    return Surrogate(architecture, encoding, memory, kernel, params, Calibration(value=(0.1, 0.2, 0.3)), {'seed': 0})
+    calibration = Calibration(value=(0.1, 0.2, 0.3), regression=(0.1, 0.0, 0.2), say=(0.5, 0.1, -0.2))
+    regressions = {'loss': regression.Hyperparameters.initial(encoding.num_hyperparameters)}
+    return Surrogate(architecture, encoding, memory, kernel, params, calibration, {'seed': 0}, regressions)
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +90,7 @@ def test_the_order_of_configurations_does_not_matter(surrogate, table, observati
     wanted = evaluation.asking(surrogate, table)(values_CT, costs_CT)
     found = surrogate.predict(
         table.meta_features,
-        jax.tree.map(lambda x: x[order], surrogate.encode(table.configurations, 'loss')),
+        [table.configurations[c] for c in order],
         values_CT[order],
         costs_CT[order],
         metric='loss',
@@ -99,6 +101,29 @@ def test_the_order_of_configurations_does_not_matter(surrogate, table, observati
     )
     np.testing.assert_allclose(found.mean_CT, wanted.mean_CT[order], rtol=1e-4)
     np.testing.assert_allclose(found.cost_seconds_CT, wanted.cost_seconds_CT[order], rtol=1e-4)
+
+
+def test_the_regression_speaks_once_something_was_observed_and_as_much_as_it_may(surrogate, table, observations):
+    values_CT, costs_CT = observations
+    nothing_CT, without = np.full_like(values_CT, np.nan), dataclasses.replace(surrogate, regressions={})
+    alone, both = (evaluation.asking(s, table)(nothing_CT, nothing_CT) for s in (without, surrogate))
+    np.testing.assert_array_equal(both.mean_CT, alone.mean_CT)
+
+    with_say = lambda say: dataclasses.replace(surrogate, calibration=dataclasses.replace(
+        surrogate.calibration, say=(say, 0.0, 0.0)))  # fmt: skip
+    none, everything, half = (evaluation.asking(with_say(say), table)(values_CT, costs_CT) for say in (-99, 99, 0))
+    wanted = evaluation.asking(without, table)(values_CT, costs_CT)
+    np.testing.assert_allclose(none.quantile_CT(0.3), wanted.quantile_CT(0.3), rtol=1e-3)
+    carried_CT = np.where(np.logical_or.accumulate(np.isposinf(values_CT), axis=1), np.inf, values_CT)
+    y_CT = transforms.transform(carried_CT, 'loss', table.reference_value)
+    runs = evaluation.encoded(surrogate, table)
+    found = regression.posterior(surrogate.regressions['loss'], runs, y_CT, table.fractions_T)
+    is_open_CT = np.isnan(carried_CT)
+    wanted_CT = transforms.inverse(found.mean_CT, 'loss', table.reference_value)
+    np.testing.assert_allclose(everything.quantile_CT(0.5)[is_open_CT], wanted_CT[is_open_CT], rtol=1e-3)
+    below = [p.transform(p.mean_CT)[is_open_CT] for p in (none, everything, half)]
+    assert np.abs(below[0] - below[1]).max() > 0.1
+    assert (np.minimum(*below[:2]) - 0.3 <= below[2]).all() and (below[2] <= np.maximum(*below[:2]) + 0.3).all()
 
 
 def test_a_cost_that_is_hardly_known_is_not_a_large_one(surrogate, table, observations):
@@ -164,16 +189,18 @@ def test_what_is_no_checkpoint_is_refused_in_a_sentence(surrogate, tmp_path, fau
         Surrogate.load(tmp_path)
 
 
+@pytest.mark.parametrize('name', ['kernel', 'regression'])
 @pytest.mark.parametrize('fault', ['shift', 'length_E'])
-def test_a_kernel_that_does_not_fit_is_refused(surrogate, tmp_path, fault):
+def test_a_prior_that_does_not_fit_is_refused(surrogate, tmp_path, name, fault):
     surrogate.save(tmp_path)
-    kernel = safetensors.numpy.load_file(tmp_path / 'kernel.safetensors')
+    arrays = safetensors.numpy.load_file(tmp_path / f'{name}.safetensors')
+    key = fault if name == 'kernel' else f'loss.{fault}'
     if fault == 'shift':
-        del kernel['shift']
+        del arrays[key]
     else:
-        kernel['length_E'] = kernel['length_E'][:-1]
-    safetensors.numpy.save_file(kernel, tmp_path / 'kernel.safetensors')
-    with pytest.raises(ModelError, match=f'the tensors {fault} do not fit'):
+        arrays[key] = arrays[key][:-1]
+    safetensors.numpy.save_file(arrays, tmp_path / f'{name}.safetensors')
+    with pytest.raises(ModelError, match=f'the tensors {key} do not fit'):
         Surrogate.load(tmp_path)
 
 
