@@ -19,7 +19,7 @@ weights that were fitted on tasks that were left out.
 Reference: Rasmussen and Williams 2006, equations 2.25 and 2.26; Shah, Wilson and Ghahramani 2014 (arXiv 1402.4306).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,8 @@ from metaft.surrogate.process import Runs
 _NUM_BUDGETS = len(curves.FINE_LOG_BUDGETS)
 _FLOOR = 0.5  # tasks without an opinion, as in process.py
 _JITTER = 1e-5
-_POINT_SIZES = (32, 64, 128, 256, 640)  # a compiled program each; beyond, the ends of the curves
+_POINT_SIZES = (32, 64, 128, 256, 384, 512, 640)  # a compiled program each; beyond, the ends of the curves
+_MAX_PRODUCTS = 4e9  # of asked cells and squared points: fewer points where there are ten thousand configurations
 _QUERY_SIZES = (64, 128, 256, 512, 1024)  # configurations; beyond, in blocks of the last
 _EVERY = 2.0  # points an octave that are read of a curve
 FREEDOM = 4.0  # degrees of the Student t in which a value is expected around the mean
@@ -93,6 +94,15 @@ class Points(NamedTuple):
     away_NV: Array  # r_w (m_w - m)
 
 
+class Grid(NamedTuple):
+    """C runs at the same B budgets, with what is remembered there."""
+
+    row_C: Array
+    config_CE: Array
+    mean_CB: Array
+    away_CVB: Array
+
+
 class Levels(NamedTuple):
     """How high the values of V tables are."""
 
@@ -126,10 +136,12 @@ def posterior(h: Hyperparameters, runs: Runs, y_CT: np.ndarray, fractions_T: np.
       fractions_T: the grid, of a full run.
     """
     log_T = np.log2(np.asarray(fractions_T, np.float64))
-    levels, curve_CF, away_CVF = remembered(runs.recall)
-    c_N, t_N = thinned(y_CT, log_T)
-    num = len(c_N)
-    seen = _padded(points(runs, curve_CF, away_CVF, c_N, log_T[t_N]), _size(num, _POINT_SIZES))
+    # Asked at the grid itself where that is no finer than what is remembered, else interpolated.
+    log_budget_B = log_T if len(log_T) <= _NUM_BUDGETS else curves.FINE_LOG_BUDGETS
+    affordable = (_MAX_PRODUCTS / max(len(y_CT) * len(log_budget_B), 1)) ** 0.5
+    c_N, t_N = thinned(y_CT, log_T, max((size for size in _POINT_SIZES if size <= affordable), default=_POINT_SIZES[0]))
+    num, levels = len(c_N), levels_of(runs.recall)
+    seen = padded(points(runs, c_N, log_T[t_N]), _size(num, _POINT_SIZES))
     error_N = y_CT[c_N, t_N] - seen.mean_N[:num] - levels.mean
     covariance_NN = np.asarray(_covariance(h, levels, seen, seen), np.float64)[:num, :num]
     covariance_NN[np.diag_indices(num)] += np.exp(2.0 * h.noise) + _JITTER
@@ -138,20 +150,24 @@ def posterior(h: Hyperparameters, runs: Runs, y_CT: np.ndarray, fractions_T: np.
     )
     white_N = inverse_NN @ error_N
 
-    parts = []
+    extra = len(seen.row_N) - num
+    given = np.pad(inverse_NN, (0, extra)).astype(np.float32), np.pad(white_N, (0, extra)).astype(np.float32)
+    recall, share_BF, parts = runs.recall, _shares(log_budget_B).astype(np.float32), []
     for first in range(0, len(y_CT), _QUERY_SIZES[-1]):
         some = slice(first, first + _QUERY_SIZES[-1])
-        asked = _everywhere(runs.config_CE[some], curve_CF[some], away_CVF[some], first)
-        num_Q = _NUM_BUDGETS * len(curve_CF[some])
-        cross_NQ = np.asarray(_covariance(h, levels, seen, asked))[:num, :num_Q]
-        whitened_NQ = inverse_NN.astype(np.float32) @ cross_NQ
-        variance_Q = np.asarray(_variance(h, levels, asked))[:num_Q] - np.sum(whitened_NQ**2, axis=0)
-        mean_Q = asked.mean_N[:num_Q] + white_N.astype(np.float32) @ whitened_NQ
-        parts.append((mean_Q, np.maximum(variance_Q, np.exp(2.0 * h.noise))))
-    mean_CF, variance_CF = (np.concatenate(part).reshape(-1, _NUM_BUDGETS) for part in zip(*parts, strict=True))
-    sd_CF = np.exp(log_scale(h, num, float(white_N @ white_N))) * np.sqrt(variance_CF)
-    share_TF = _shares(log_T)
-    return Posterior((levels.mean + mean_CF) @ share_TF.T, sd_CF @ share_TF.T)
+        asked = Grid(
+            np.arange(first, min(first + _QUERY_SIZES[-1], len(y_CT)), dtype=np.int32),
+            np.asarray(runs.config_CE[some], np.float32),
+            *_remembered(recall.near_CV[some], np.asarray(recall.fine_CVF[some]) @ share_BF.T),
+        )
+        size = _size(len(asked.row_C), _QUERY_SIZES)
+        found = _ask(h, levels, seen, *given, _padded(asked, size, row=-2), log_budget_B.astype(np.float32))
+        parts.append([np.asarray(part, np.float64)[: len(asked.row_C)] for part in found])
+    mean_CB, variance_CB = (np.concatenate(part) for part in zip(*parts, strict=True))
+    sd_CB = np.exp(log_scale(h, num, float(white_N @ white_N))) * np.sqrt(variance_CB)
+    if len(log_T) > len(log_budget_B):
+        mean_CB, sd_CB = (part @ _shares(log_T).T for part in (mean_CB, sd_CB))
+    return Posterior(levels.mean + mean_CB, sd_CB)
 
 
 def log_scale(h: Hyperparameters, num: int, square: float) -> float:
@@ -161,48 +177,35 @@ def log_scale(h: Hyperparameters, num: int, square: float) -> float:
     return float(0.5 * surprise + h.scale + h.growth * np.log1p(num) / 4.0)
 
 
-def _everywhere(config_CE: np.ndarray, curve_CF: np.ndarray, away_CVF: np.ndarray, first: int) -> Points:
-    """Returns runs at all of the surrogate's own budgets, padded; `first` is the place of the first run."""
-    num_C, num_F = curve_CF.shape
-    repeat = lambda x: np.repeat(x, num_F, axis=0)
-    asked = Points(
-        repeat(np.arange(first, first + num_C, dtype=np.int32)),
-        np.tile(curves.FINE_LOG_BUDGETS.astype(np.float32), num_C),
-        repeat(np.asarray(config_CE, np.float32)),
-        curve_CF.reshape(-1),
-        away_CVF.transpose(0, 2, 1).reshape(num_C * num_F, -1),
-    )
-    return _padded(asked, num_F * _size(num_C, _QUERY_SIZES))
-
-
-def remembered(recall: Recall) -> tuple[Levels, np.ndarray, np.ndarray]:
-    """Returns levels, m [C, F] and r_w (m_w - m) [C, V, F]."""
-    near_CV, level_V, fine_CVF = (np.asarray(x) for x in (recall.near_CV, recall.level_V, recall.fine_CVF))
+def levels_of(recall: Recall) -> Levels:
+    """Returns the levels of the tables that are there."""
+    near_CV, level_V = np.asarray(recall.near_CV), np.asarray(recall.level_V)
     is_there_V = near_CV.max(axis=0, initial=0.0) > 0
     num = max(int(is_there_V.sum()), 1)
     mean = np.float32(level_V[is_there_V].sum() / num)
-    curve_CF = np.einsum('CV,CVF->CF', near_CV, fine_CVF) / (near_CV.sum(axis=1) + _FLOOR)[:, None]
-    away_CVF = near_CV[:, :, None] * (fine_CVF - curve_CF[:, None])
-    levels = Levels(mean, np.where(is_there_V, level_V - mean, 0.0).astype(np.float32), np.float32(num))
-    return levels, curve_CF, away_CVF
+    return Levels(mean, np.where(is_there_V, level_V - mean, 0.0).astype(np.float32), np.float32(num))
 
 
-def points(runs: Runs, curve_CF: np.ndarray, away_CVF: np.ndarray, c_N: np.ndarray, log_budget_N: np.ndarray) -> Points:
+def points(runs: Runs, c_N: np.ndarray, log_budget_N: np.ndarray) -> Points:
     """Returns the points (c, budget)."""
-    share_NF = _shares(log_budget_N).astype(np.float32)
-    return Points(
-        np.asarray(c_N, np.int32),
-        np.asarray(log_budget_N, np.float32),
-        np.asarray(runs.config_CE, np.float32)[c_N],
-        np.einsum('NF,NF->N', curve_CF[c_N], share_NF),
-        np.einsum('NVF,NF->NV', away_CVF[c_N], share_NF),
-    )
+    curve_NV = np.einsum('NVF,NF->NV', np.asarray(runs.recall.fine_CVF)[c_N], _shares(log_budget_N).astype(np.float32))
+    mean_N1, away_NV1 = _remembered(np.asarray(runs.recall.near_CV)[c_N], curve_NV[:, :, None])
+    config_NE = np.asarray(runs.config_CE, np.float32)[c_N]
+    log_budget_N = np.asarray(log_budget_N, np.float32)
+    return Points(np.asarray(c_N, np.int32), log_budget_N, config_NE, mean_N1[:, 0], away_NV1[:, :, 0])
 
 
-def thinned(y_CT: np.ndarray, log_T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _remembered(near_CV: np.ndarray, curve_CVB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns m [C, B] and r_w (m_w - m) [C, V, B]."""
+    near_CV = np.asarray(near_CV)
+    mean_CB = (near_CV[:, None] @ curve_CVB)[:, 0] / (near_CV.sum(axis=1) + _FLOOR)[:, None]
+    return mean_CB, near_CV[:, :, None] * (curve_CVB - mean_CB[:, None])
+
+
+def thinned(y_CT: np.ndarray, log_T: np.ndarray, most: int = _POINT_SIZES[-1]) -> tuple[np.ndarray, np.ndarray]:
     """Returns rows and grid indices of what is read: the last point of each run, and one in half an octave before it.
 
-    Of too many points the last ones of runs come first, then those farthest along.
+    Of more than `most` points the last ones of runs come first, then those farthest along.
     """
     is_seen_CT = np.isfinite(y_CT)
     octave_T = np.round((log_T - log_T[-1]) * _EVERY)
@@ -213,41 +216,64 @@ def thinned(y_CT: np.ndarray, log_T: np.ndarray) -> tuple[np.ndarray, np.ndarray
     last_C = curves.lengths(np.where(is_seen_CT, y_CT, np.nan)) - 1
     is_last_CT = np.arange(len(log_T))[None, :] == last_C[:, None]
     c_N, t_N = np.nonzero(is_seen_CT & ((before_CT == starts_CT) | is_last_CT))
-    order = np.lexsort((-t_N, t_N != last_C[c_N]))[: _POINT_SIZES[-1]]
+    order = np.lexsort((-t_N, t_N != last_C[c_N]))[:most]
     return c_N[order], t_N[order]
 
 
 def covariance(h: Hyperparameters, levels: Levels, a: Points, b: Points) -> jax.Array:
     """Returns what two sets of points have in common, without noise, [A, B]; jit-able."""
-    told_AG, told_BG = _told(h, levels, a), _told(h, levels, b)
+    told_AG, told_BG = (_told(h, levels, x.mean_N, x.away_NV) for x in (a, b))
     apart_AB = jnp.abs(a.log_budget_N[:, None] - b.log_budget_N[None, :])
-    lasting = lambda octaves: jnp.exp(-apart_AB * jnp.exp(-octaves))
-    place_AE, place_BE = (x.config_NE * jnp.exp(-h.length_E)[None, :] for x in (a, b))
+    is_same_AB = a.row_N[:, None] == b.row_N[None, :]
+    return _shared(h, told_AG @ told_BG.T, _similar(h, a.config_NE, b.config_NE), apart_AB, is_same_AB)
+
+
+def variance(h: Hyperparameters, levels: Levels, mean: jax.Array, away_V: jax.Array) -> jax.Array:
+    """Returns the variances of points, noise included, [...], from m [...] and r_w (m_w - m) [..., V]; jit-able."""
+    told = jnp.sum(_told(h, levels, mean, away_V) ** 2, axis=-1)
+    return told + sum(jnp.exp(2.0 * x) for x in (h.shift, h.own, h.run, h.part, h.noise))
+
+
+_covariance = jax.jit(covariance)
+
+
+@jax.jit
+def _ask(
+    h, levels: Levels, seen: Points, inverse_NN, white_N, asked: Grid, log_budget_B
+) -> tuple[jax.Array, jax.Array]:
+    """Returns mean, less l, and variance, [C, B], given the inverse Cholesky factor and what it makes of the errors."""
+    away_CBV = jnp.swapaxes(asked.away_CVB, 1, 2)
+    told_CBG, told_NG = _told(h, levels, asked.mean_CB, away_CBV), _told(h, levels, seen.mean_N, seen.away_NV)
+    apart_BN = jnp.abs(log_budget_B[:, None] - seen.log_budget_N[None, :])
+    is_same_CN = asked.row_C[:, None] == seen.row_N[None, :]
+    similar_CN = _similar(h, asked.config_CE, seen.config_NE)
+    cross_CBN = _shared(h, told_CBG @ told_NG.T, similar_CN[:, None], apart_BN[None], is_same_CN[:, None])
+    whitened_CBN = cross_CBN @ inverse_NN.T
+    variance_CB = variance(h, levels, asked.mean_CB, away_CBV) - jnp.sum(whitened_CBN**2, axis=2)
+    return asked.mean_CB + whitened_CBN @ white_N, jnp.maximum(variance_CB, jnp.exp(2.0 * h.noise))
+
+
+def _shared(h: Hyperparameters, told: jax.Array, similar: jax.Array, apart: jax.Array, is_same: jax.Array) -> jax.Array:
+    """Returns covariances from their parts, whose shapes broadcast to that of `told`."""
+    lasting = lambda octaves: jnp.exp(-apart * jnp.exp(-octaves))
+    own = jnp.exp(2.0 * h.own) * similar * lasting(h.own_octaves)
+    run = jnp.exp(2.0 * h.run) + jnp.exp(2.0 * h.part) * lasting(h.part_octaves)
+    return told + jnp.exp(2.0 * h.shift) + own + jnp.where(is_same, run, 0.0)
+
+
+def _similar(h: Hyperparameters, config_AE: jax.Array, config_BE: jax.Array) -> jax.Array:
+    place_AE, place_BE = (config * jnp.exp(-h.length_E)[None, :] for config in (config_AE, config_BE))
     square_AB = (
         jnp.sum(place_AE**2, axis=1)[:, None] + jnp.sum(place_BE**2, axis=1)[None, :] - 2.0 * place_AE @ place_BE.T
     )
-    similar_AB = jnp.exp(-0.5 * jnp.maximum(square_AB, 0.0))
-    is_same_AB = a.row_N[:, None] == b.row_N[None, :]
-    own_AB = jnp.exp(2.0 * h.own) * similar_AB * lasting(h.own_octaves)
-    run_AB = jnp.exp(2.0 * h.run) + jnp.exp(2.0 * h.part) * lasting(h.part_octaves)
-    return told_AG @ told_BG.T + jnp.exp(2.0 * h.shift) + own_AB + jnp.where(is_same_AB, run_AB, 0.0)
+    return jnp.exp(-0.5 * jnp.maximum(square_AB, 0.0))
 
 
-def variance(h: Hyperparameters, levels: Levels, a: Points) -> jax.Array:
-    """Returns the variances of points, noise included, [A]; jit-able."""
-    told_A = jnp.sum(_told(h, levels, a) ** 2, axis=1)
-    return told_A + sum(jnp.exp(2.0 * x) for x in (h.shift, h.own, h.run, h.part, h.noise))
-
-
-_covariance, _variance = jax.jit(covariance), jax.jit(variance)
-
-
-def _told(h: Hyperparameters, levels: Levels, a: Points) -> jax.Array:
-    """Returns what g and the a_w weigh, scaled by their standard deviations, [A, 1 + V]."""
-    away_AV = a.away_NV + jnp.exp(h.level) * levels.away_V[None, :]
-    return jnp.concatenate(
-        [jnp.exp(h.gain) * a.mean_N[:, None], jnp.exp(h.tasks) * jax.lax.rsqrt(levels.num) * away_AV], axis=1
-    )
+def _told(h: Hyperparameters, levels: Levels, mean: jax.Array, away_V: jax.Array) -> jax.Array:
+    """Returns what g and the a_w weigh, scaled by their standard deviations, [..., 1 + V]."""
+    levels_V = levels.away_V.reshape((1,) * (away_V.ndim - 1) + (-1,))
+    away_V = jnp.exp(h.tasks) * jax.lax.rsqrt(levels.num) * (away_V + jnp.exp(h.level) * levels_V)
+    return jnp.concatenate([jnp.exp(h.gain) * mean[..., None], away_V], axis=-1)
 
 
 def _shares(log_budget_N: np.ndarray) -> np.ndarray:
@@ -257,10 +283,15 @@ def _shares(log_budget_N: np.ndarray) -> np.ndarray:
     return np.maximum(1.0 - np.abs(place_N[:, None] - np.arange(_NUM_BUDGETS)[None, :]), 0.0)
 
 
-def _padded(seen: Points, size: int) -> Points:
-    extra = size - len(seen.row_N)
+def padded(seen: Points, num_points: int) -> Points:
+    """Returns the points with as many as wanted, the last ones of no run."""
+    return _padded(seen, num_points, row=-1)
+
+
+def _padded(parts: Any, size: int, row: int) -> Any:
+    extra = size - len(parts[0])
     pad = lambda x, value=0: np.pad(x, [(0, extra)] + [(0, 0)] * (x.ndim - 1), constant_values=value)
-    return Points(pad(seen.row_N, -1), *(pad(x) for x in seen[1:]))
+    return type(parts)(pad(parts[0], row), *(pad(x) for x in parts[1:]))
 
 
 def _size(num: int, sizes: tuple[int, ...]) -> int:

@@ -75,7 +75,7 @@ def draw(rng: np.random.Generator, table: TaskTable, encoding: Encoding, memory:
     y_CT = transforms.transform(values_CT, table.metric, table.reference_value)
     true_CT = transforms.transform(table.values_CT, table.metric, table.reference_value)
     log_T = np.log2(table.fractions_T)
-    c_N, t_N = (x[:_POINTS] for x in regression.thinned(y_CT, log_T))
+    c_N, t_N = regression.thinned(y_CT, log_T, _POINTS)
     c_Q, t_Q = np.nonzero(np.isnan(values_CT) & ~np.isnan(table.values_CT))
     if not len(c_Q):
         return None
@@ -85,9 +85,9 @@ def draw(rng: np.random.Generator, table: TaskTable, encoding: Encoding, memory:
     rows, row_A = np.unique(np.concatenate([c_N, c_Q]), return_inverse=True)
     config_CE = encoding.configurations([table.configurations[c] for c in rows])
     runs = process.Runs(config_CE, memory.recall(config_CE, table.metric, splits.dataset_of(table)))
-    levels, curve_CF, away_CVF = regression.remembered(runs.recall)
-    some = lambda row_N, t_N: regression.points(runs, curve_CF, away_CVF, row_N, log_T[t_N])
-    seen = regression._padded(some(row_A[: len(c_N)], t_N), _POINTS)
+    levels = regression.levels_of(runs.recall)
+    some = lambda row_N, t_N: regression.points(runs, row_N, log_T[t_N])
+    seen = regression.padded(some(row_A[: len(c_N)], t_N), _POINTS)
     y_N = np.pad(y_CT[c_N, t_N], (0, _POINTS - len(c_N)), constant_values=np.nan)
     return Case(levels, seen, some(row_A[len(c_N) :], t_Q), y_N, true_CT[c_Q, t_Q])
 
@@ -125,7 +125,7 @@ def _matrices(h: Hyperparameters, batch: Case) -> _Matrices:
         return _Matrices(
             regression.covariance(h, case.levels, case.seen, case.seen) + noise * jnp.eye(_POINTS),
             regression.covariance(h, case.levels, case.seen, case.asked),
-            regression.variance(h, case.levels, case.asked),
+            regression.variance(h, case.levels, case.asked.mean_N, case.asked.away_NV),
         )
 
     return jax.vmap(one)(batch)

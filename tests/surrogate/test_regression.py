@@ -93,6 +93,18 @@ def test_order_does_not_matter_and_blocks_are_one(runs, y_CT, monkeypatch):
         np.testing.assert_allclose(blocks, part, atol=1e-3)
 
 
+def test_a_grid_finer_than_memory_is_asked_at_the_budgets_of_memory(runs):
+    coarse_T, fine_T = (2.0 ** np.linspace(-6.0, 0.0, num) for num in (25, 97))
+    y_CT = np.full((C, 25), np.nan)
+    y_CT[2, 4], y_CT[5, [0, 8]] = 0.5, [-1.0, 0.3]
+    finer_CT = np.full((C, 97), np.nan)
+    finer_CT[:, ::4] = y_CT
+    found, finer = regression.posterior(H, runs, y_CT, coarse_T), regression.posterior(H, runs, finer_CT, fine_T)
+    for part, other in zip(found, finer, strict=True):
+        np.testing.assert_allclose(other[:, ::4], part, atol=1e-3)
+        assert (np.abs(np.diff(other, axis=1)).max(axis=1) <= np.abs(np.diff(part, axis=1)).max(axis=1) + 1e-3).all()
+
+
 def test_a_table_that_is_left_out_says_nothing(runs, y_CT):
     recall, some = runs.recall, [0, 2]
     near_CV, fine_CVF, level_V = recall.near_CV.copy(), recall.fine_CVF.copy(), recall.level_V.copy()
@@ -129,9 +141,8 @@ def test_a_curve_is_thinned_to_half_octaves_and_keeps_its_end():
     assert len(set(octave[first[:-1]])) == len(first) - 1
 
 
-def test_of_too_many_points_the_ends_of_all_curves_are_kept(monkeypatch):
-    monkeypatch.setattr(regression, '_POINT_SIZES', (40,))
-    c_N, t_N = regression.thinned(np.ones((30, T)), np.log2(FRACTIONS_T))
+def test_of_too_many_points_the_ends_of_all_curves_are_kept():
+    c_N, t_N = regression.thinned(np.ones((30, T)), np.log2(FRACTIONS_T), 40)
     assert len(c_N) == 40
     assert set(c_N[t_N == T - 1]) == set(range(30))
 
