@@ -33,7 +33,7 @@ from metaft.surrogate.process import Runs
 
 _NUM_BUDGETS = len(curves.FINE_LOG_BUDGETS)
 _FLOOR = 0.5  # tasks without an opinion, as in process.py
-_JITTER = 1e-5
+_JITTERS = (1e-5, 1e-4, 1e-3, 1e-2)  # the first that does; single precision leaves about 1e-5 of 600 points
 _POINT_SIZES = (32, 64, 128, 256, 384, 512, 640)  # a compiled program each; beyond, the ends of the curves
 _MAX_PRODUCTS = 4e9  # of asked cells and squared points: fewer points where there are ten thousand configurations
 _QUERY_SIZES = (64, 128, 256, 512, 1024)  # configurations; beyond, in blocks of the last
@@ -144,30 +144,54 @@ def posterior(h: Hyperparameters, runs: Runs, y_CT: np.ndarray, fractions_T: np.
     seen = padded(points(runs, c_N, log_T[t_N]), _size(num, _POINT_SIZES))
     error_N = y_CT[c_N, t_N] - seen.mean_N[:num] - levels.mean
     covariance_NN = np.asarray(_covariance(h, levels, seen, seen), np.float64)[:num, :num]
-    covariance_NN[np.diag_indices(num)] += np.exp(2.0 * h.noise) + _JITTER
-    inverse_NN = scipy.linalg.solve_triangular(
-        scipy.linalg.cholesky(covariance_NN, lower=True), np.eye(num), lower=True
-    )
+    factor_NN = factor(covariance_NN + np.exp(2.0 * h.noise) * np.eye(num))
+    inverse_NN = scipy.linalg.solve_triangular(factor_NN, np.eye(num), lower=True)
     white_N = inverse_NN @ error_N
-
-    extra = len(seen.row_N) - num
-    given = np.pad(inverse_NN, (0, extra)).astype(np.float32), np.pad(white_N, (0, extra)).astype(np.float32)
-    recall, share_BF, parts = runs.recall, _shares(log_budget_B).astype(np.float32), []
-    for first in range(0, len(y_CT), _QUERY_SIZES[-1]):
-        some = slice(first, first + _QUERY_SIZES[-1])
-        asked = Grid(
-            np.arange(first, min(first + _QUERY_SIZES[-1], len(y_CT)), dtype=np.int32),
-            np.asarray(runs.config_CE[some], np.float32),
-            *_remembered(recall.near_CV[some], np.asarray(recall.fine_CVF[some]) @ share_BF.T),
-        )
-        size = _size(len(asked.row_C), _QUERY_SIZES)
-        found = _ask(h, levels, seen, *given, _padded(asked, size, row=-2), log_budget_B.astype(np.float32))
-        parts.append([np.asarray(part, np.float64)[: len(asked.row_C)] for part in found])
-    mean_CB, variance_CB = (np.concatenate(part) for part in zip(*parts, strict=True))
+    mean_CB, variance_CB = _everywhere(h, levels, runs, seen, inverse_NN, white_N, log_budget_B)
     sd_CB = np.exp(log_scale(h, num, float(white_N @ white_N))) * np.sqrt(variance_CB)
     if len(log_T) > len(log_budget_B):
         mean_CB, sd_CB = (part @ _shares(log_T).T for part in (mean_CB, sd_CB))
     return Posterior(levels.mean + mean_CB, sd_CB)
+
+
+def factor(covariance_NN: np.ndarray) -> np.ndarray:
+    """Returns the lower Cholesky factor, with as little on the diagonal as single precision leaves it positive with."""
+    for jitter in _JITTERS:
+        try:
+            return scipy.linalg.cholesky(covariance_NN + jitter * np.eye(len(covariance_NN)), lower=True)
+        except scipy.linalg.LinAlgError:
+            continue
+    raise FloatingPointError(
+        f'the covariance of {len(covariance_NN)} points is not positive even with {_JITTERS[-1]} on its diagonal; '
+        'train the surrogate again'
+    )
+
+
+def _everywhere(
+    h: Hyperparameters,
+    levels: Levels,
+    runs: Runs,
+    seen: Points,
+    inverse_NN: np.ndarray,
+    white_N: np.ndarray,
+    log_budget_B: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean, less l, and variance of all runs, [C, B], asked block by block."""
+    extra, num_C = len(seen.row_N) - len(white_N), len(runs.config_CE)
+    given = np.pad(inverse_NN, (0, extra)).astype(np.float32), np.pad(white_N, (0, extra)).astype(np.float32)
+    recall, share_BF, parts = runs.recall, _shares(log_budget_B).astype(np.float32), []
+    for first in range(0, num_C, _QUERY_SIZES[-1]):
+        last = min(first + _QUERY_SIZES[-1], num_C)
+        asked = Grid(
+            np.arange(first, last, dtype=np.int32),
+            np.asarray(runs.config_CE[first:last], np.float32),
+            *_remembered(recall.near_CV[first:last], np.asarray(recall.fine_CVF[first:last]) @ share_BF.T),
+        )
+        asked = _padded(asked, _size(last - first, _QUERY_SIZES), row=-2)
+        found = _ask(h, levels, seen, *given, asked, log_budget_B.astype(np.float32))
+        parts.append([np.asarray(part, np.float64)[: last - first] for part in found])
+    mean_CB, variance_CB = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return mean_CB, variance_CB
 
 
 def log_scale(h: Hyperparameters, num: int, square: float) -> float:

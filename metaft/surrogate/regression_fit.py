@@ -121,7 +121,7 @@ class _Matrices(NamedTuple):
 
 def _matrices(h: Hyperparameters, batch: Case) -> _Matrices:
     def one(case: Case) -> _Matrices:
-        noise = jnp.exp(2.0 * h.noise) + regression._JITTER
+        noise = jnp.exp(2.0 * h.noise)
         return _Matrices(
             regression.covariance(h, case.levels, case.seen, case.seen) + noise * jnp.eye(_POINTS),
             regression.covariance(h, case.levels, case.seen, case.asked),
@@ -158,8 +158,8 @@ def _one(h: Hyperparameters, case: Case, matrices: _Matrices):
     seen_NN = matrices.seen_NN[:num, :num].astype(np.float64)
     cross_NQ = matrices.cross_NQ[:num].astype(np.float64)
     error_N = case.y_N[:num].astype(np.float64) - case.seen.mean_N[:num] - case.levels.mean
-    factor = scipy.linalg.cho_factor(seen_NN, lower=True)
-    solved = scipy.linalg.cho_solve(factor, np.column_stack([error_N, cross_NQ]))
+    factor_NN = regression.factor(seen_NN)
+    solved = scipy.linalg.cho_solve((factor_NN, True), np.column_stack([error_N, cross_NQ]))
     alpha_N, beta_NQ = solved[:, 0], solved[:, 1:]
     mean_Q = case.levels.mean + case.asked.mean_N + cross_NQ.T @ alpha_N
     left_Q = matrices.asked_Q - np.sum(cross_NQ * beta_NQ, axis=0)

@@ -55,7 +55,7 @@ def _dense(h, runs, y_CT, fractions_T):
     seen = [at(c, t) for c, t in np.argwhere(np.isfinite(y_CT))]
     error_N = y_CT[np.isfinite(y_CT)] - level - np.array([a[2] for a in seen])
     matrix_NN = np.array([[covariance(a, b) for b in seen] for a in seen]).reshape(len(seen), len(seen))
-    inverse_NN = np.linalg.inv(matrix_NN + (k.noise**2 + regression._JITTER) * np.eye(len(seen)))
+    inverse_NN = np.linalg.inv(matrix_NN + (k.noise**2 + regression._JITTERS[0]) * np.eye(len(seen)))
     scale = k.scale**2 * (k.freedom + error_N @ inverse_NN @ error_N) / (k.freedom + len(seen))
     scale *= np.exp(2.0 * float(h.growth) * np.log1p(len(seen)) / 4.0)
     mean_CT, sd_CT = np.empty((2, *y_CT.shape))
@@ -91,6 +91,14 @@ def test_order_does_not_matter_and_blocks_are_one(runs, y_CT, monkeypatch):
     for part, other, blocks in zip(found, shuffled, in_blocks, strict=True):
         np.testing.assert_allclose(other, part[order], atol=1e-3)
         np.testing.assert_allclose(blocks, part, atol=1e-3)
+
+
+def test_a_covariance_that_rounding_made_negative_is_factored_and_a_broken_one_named():
+    matrix_NN = np.ones((40, 40)) - 5e-5 * np.eye(40)
+    factor_NN = regression.factor(matrix_NN)
+    np.testing.assert_allclose(factor_NN @ factor_NN.T, matrix_NN, atol=2e-4)
+    with pytest.raises(FloatingPointError, match='covariance of 3 points'):
+        regression.factor(-np.eye(3))
 
 
 def test_a_grid_finer_than_memory_is_asked_at_the_budgets_of_memory(runs):
