@@ -72,7 +72,7 @@ def main(settings: Settings) -> None:
 def train(settings: Settings, workdir: Path) -> None:
     """Train on all but the held-out datasets, score on these, and write both."""
     from metaft.metadataset import splits
-    from metaft.surrogate import ensemble, evaluation
+    from metaft.surrogate import ensemble, evaluation, regression_fit
     from metaft.surrogate.training import TrainingSettings
 
     tables = read_tables(settings)
@@ -87,8 +87,12 @@ def train(settings: Settings, workdir: Path) -> None:
         TextColumn('loss {task.fields[loss]:.3f}'),
     )
     with Progress(*columns) as progress:
-        bars = {phase: progress.add_task(text, total=settings.steps, loss=float('nan'))
-                for phase, text in (('folds', 'leaving datasets out'), ('members', 'on all datasets'))}  # fmt: skip
+        phases = (
+            ('folds', 'leaving datasets out', settings.steps),
+            ('regression', 'regression, a metric', regression_fit.STEPS),
+            ('members', 'on all datasets', settings.steps),
+        )
+        bars = {phase: progress.add_task(text, total=total, loss=float('nan')) for phase, text, total in phases}
         report = lambda phase, step, loss: progress.update(bars[phase], completed=step, loss=loss)
         surrogate = ensemble.learn(train_tables, recipe, settings.seed, report)
     surrogate.save(workdir / 'surrogate')

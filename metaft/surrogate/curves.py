@@ -13,9 +13,8 @@ OCTAVES = 6.0  # log2 of the grid's span: brings log budgets to about [-1, 0]
 _AN_OCTAVE = 2
 LOG_BUDGETS = np.linspace(-OCTAVES, 0.0, round(OCTAVES * _AN_OCTAVE) + 1)  # log2 fractions of a full run: 1/64 ... 1
 _RESAMPLED_U = 2.0**LOG_BUDGETS
-FINER = (
-    2  # times as many budgets, of which every second is one of LOG_BUDGETS: the first epochs of a steep curve differ
-)
+# Every second fine budget is one of LOG_BUDGETS: over half octaves the first epochs of a steep curve are smeared.
+FINER = 2
 FINE_LOG_BUDGETS = np.linspace(-OCTAVES, 0.0, FINER * (len(LOG_BUDGETS) - 1) + 1)
 NUM_RESAMPLED = len(_RESAMPLED_U)
 NUM_FEATURES = 2 * NUM_RESAMPLED + 8

@@ -52,7 +52,7 @@ def learn(
       tables: of at least `num_members` datasets and of one grid; several metrics of a task are several tables.
       settings: the recipe.
       seed: of folds, parameters and episodes.
-      progress: called with the phase ('folds' or 'members'), the step and the loss.
+      progress: called with the phase ('folds', 'regression' once a metric, 'members'), the step and the loss.
 
     Returns:
       The surrogate; its provenance holds the tasks, the settings, and the loss on left-out tasks by step.
@@ -86,7 +86,9 @@ def learn(
         progress('folds', step, loss)
 
     training.fit(recipe, kernel, collated, ~is_left_out_MW * weight_W, seed, look)
-    regressions = regression_fit.fit(tables, weight_W, encoding, memory, seed)
+    regressions = regression_fit.fit(
+        tables, weight_W, encoding, memory, seed, lambda step, loss: progress('regression', step, loss)
+    )
     alone = lambda m: jax.tree.map(lambda x: x[m : m + 1], best['params'])
     members = [
         Surrogate(architecture, encoding, memory, kernel, alone(m), regressions=regressions) for m in range(num_M)
@@ -170,7 +172,7 @@ def _cells(member: Surrogate, table: TaskTable, num_points: int, seed: int) -> t
     prediction = evaluation.asking(member, table)(values_CT, costs_CT)
     is_target_CT = np.isnan(values_CT) & ~np.isnan(table.values_CT)
     is_begun_C = ~np.isnan(values_CT).all(axis=1)
-    factors_CTF = np.repeat(factors(is_begun_C, int(is_begun_C.sum()))[:, None], values_CT.shape[1], axis=1)
+    factors_CTF = np.repeat(np.asarray(factors(is_begun_C, is_begun_C.sum()))[:, None], values_CT.shape[1], axis=1)
     y_CT = prediction.transform(table.values_CT)
     parts = [np.asarray(part)[is_target_CT] for part in prediction.mixture]
     is_regressed = table.metric in member.regressions and bool(is_begun_C.any())
@@ -197,13 +199,13 @@ def _fit_factors(cells: Sequence[_Cells], seed: int) -> tuple[tuple[float, float
     parts = [np.concatenate(part) for part in zip(*cells, strict=True)]
     chosen = np.random.default_rng(seed).permutation(len(parts[0]))[:_MAX_CELLS]
     some = _Cells(*(part[chosen] for part in parts))
-    num_G = some.mean_NG.shape[1]
-    is_its_G = (
-        np.arange(num_G) >= num_G - regression.NUM_COMPONENTS if some.is_regressed_N.any() else np.zeros(num_G, bool)
-    )
+    has_regression, num_G = bool(some.is_regressed_N.any()), some.mean_NG.shape[1]
+    is_its_G = (np.arange(num_G) >= num_G - regression.NUM_COMPONENTS) & has_regression
+    num = 9 if has_regression else 3  # costs have none
+    whole = lambda x: np.pad(x, (0, 9 - num)).reshape(3, 3)
 
     def loss(coefficients: np.ndarray) -> float:
-        of_networks, of_regression, logit = (some.factors_NF @ part for part in coefficients.reshape(3, 3))
+        of_networks, of_regression, logit = (some.factors_NF @ part for part in whole(coefficients))
         log_sd_NG = np.log(some.sd_NG) + np.where(is_its_G, of_regression[:, None], of_networks[:, None])
         log_say_NG = -np.logaddexp(0.0, np.where(is_its_G, -logit[:, None], logit[:, None])) + np.log(2.0)
         log_weight_NG = some.log_weight_NG + np.where(some.is_regressed_N[:, None], log_say_NG, 0.0)
@@ -212,8 +214,9 @@ def _fit_factors(cells: Sequence[_Cells], seed: int) -> tuple[tuple[float, float
         prior = -0.5 * np.sum((coefficients / _PRIOR_SD) ** 2)
         return -(np.sum(log_density_N) + prior) / len(z_NG)
 
-    x = minimize(loss, np.zeros(9), method='L-BFGS-B', bounds=[(-1.5, 1.5)] * 6 + [(-4.0, 4.0)] * 3).x.tolist()
-    return (x[0], x[1], x[2]), (x[3], x[4], x[5]), (x[6], x[7], x[8])
+    bounds = ([(-1.5, 1.5)] * 6 + [(-4.0, 4.0)] * 3)[:num]
+    value, regressed, say = whole(minimize(loss, np.zeros(num), method='L-BFGS-B', bounds=bounds).x).tolist()
+    return tuple(value), tuple(regressed), tuple(say)
 
 
 def _weights(tables: Sequence[TaskTable]) -> np.ndarray:

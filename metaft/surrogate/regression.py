@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
+from metaft.errors import ModelError
 from metaft.surrogate import curves
 from metaft.surrogate.likelihood import Mixture
 from metaft.surrogate.memory import Array, Recall
@@ -134,6 +135,9 @@ def posterior(h: Hyperparameters, runs: Runs, y_CT: np.ndarray, fractions_T: np.
       runs: encoded, with what other tasks remember of them.
       y_CT: transformed values, NaN where nothing was observed.
       fractions_T: the grid, of a full run.
+
+    Raises:
+      ModelError: the prior gives no covariance.
     """
     log_T = np.log2(np.asarray(fractions_T, np.float64))
     # Asked at the grid itself where that is no finer than what is remembered, else interpolated.
@@ -155,13 +159,16 @@ def posterior(h: Hyperparameters, runs: Runs, y_CT: np.ndarray, fractions_T: np.
 
 
 def factor(covariance_NN: np.ndarray) -> np.ndarray:
-    """Returns the lower Cholesky factor, with as little on the diagonal as single precision leaves it positive with."""
+    """Returns the lower Cholesky factor [N, N], with as little added to the diagonal as leaves it positive.
+
+    Raises ModelError where nothing does: the prior is broken.
+    """
     for jitter in _JITTERS:
         try:
             return scipy.linalg.cholesky(covariance_NN + jitter * np.eye(len(covariance_NN)), lower=True)
         except scipy.linalg.LinAlgError:
             continue
-    raise FloatingPointError(
+    raise ModelError(
         f'the covariance of {len(covariance_NN)} points is not positive even with {_JITTERS[-1]} on its diagonal; '
         'train the surrogate again'
     )

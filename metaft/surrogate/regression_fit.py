@@ -5,7 +5,7 @@ alike set the noise to nothing. The matrices' factors are SciPy's and the deriva
 LAPACK's calls inside of XLA's programs deadlock on two cores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ from metaft.surrogate.memory import Array, Memory
 from metaft.surrogate.regression import FREEDOM, Hyperparameters, Levels, Points
 
 _NUM_CASES, _BATCH_SIZE = 240, 12
-_STEPS, _LEARNING_RATE = 200, 0.05  # of Adam, on a cosine to 0
+STEPS, _LEARNING_RATE = 200, 0.05  # of Adam, on a cosine to 0
 _POINTS, _CELLS = 160, 64  # of a case, at most: observed, asked about
 _EMPTY = 0.1  # cases with nothing observed
 _WORST_NATS = -20.0  # of a cell, so that single mistakes do not decide
@@ -43,7 +43,12 @@ class Case(NamedTuple):
 
 
 def fit(
-    tables: Sequence[TaskTable], weight_W: np.ndarray, encoding: Encoding, memory: Memory, seed: int
+    tables: Sequence[TaskTable],
+    weight_W: np.ndarray,
+    encoding: Encoding,
+    memory: Memory,
+    seed: int,
+    progress: Callable[[int, float], None] = lambda *_: None,
 ) -> dict[str, Hyperparameters]:
     """Returns a prior for each metric of the tables.
 
@@ -53,6 +58,7 @@ def fit(
       encoding: of configurations.
       memory: of the tables.
       seed: of the states.
+      progress: called after each of the `STEPS` of each metric with the step and the loss of its batch, in nats.
     """
     found = {}
     for metric in dict.fromkeys(table.metric for table in tables):
@@ -63,7 +69,7 @@ def fit(
         picked = rng.choice(places, _NUM_CASES, p=weight_W[places] / weight_W[places].sum())
         cases = [case for w in picked if (case := draw(rng, tables[w], encoding, memory)) is not None]
         if cases:  # tables of which something can be left unseen
-            found[metric] = _fit(cases, encoding.num_hyperparameters, seed)
+            found[metric] = _fit(cases, encoding.num_hyperparameters, seed, progress)
     return found
 
 
@@ -92,14 +98,17 @@ def draw(rng: np.random.Generator, table: TaskTable, encoding: Encoding, memory:
     return Case(levels, seen, some(row_A[len(c_N) :], t_Q), y_N, true_CT[c_Q, t_Q])
 
 
-def _fit(cases: Sequence[Case], num_hyperparameters: int, seed: int) -> Hyperparameters:
+def _fit(
+    cases: Sequence[Case], num_hyperparameters: int, seed: int, progress: Callable[[int, float], None]
+) -> Hyperparameters:
     batch = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *cases)
     initial, unravel = ravel_pytree(Hyperparameters.initial(num_hyperparameters))
-    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, _STEPS))
+    optimizer = optax.adam(optax.cosine_decay_schedule(_LEARNING_RATE, STEPS))
     x, state, rng = initial, optimizer.init(initial), np.random.default_rng(seed)
-    for _ in range(_STEPS):
+    for step in range(STEPS):
         chosen = rng.choice(len(cases), min(_BATCH_SIZE, len(cases)), replace=False)
-        _, slope = _loss_and_slope(unravel(x), _some(batch, chosen), [cases[c] for c in chosen])
+        loss, slope = _loss_and_slope(unravel(x), _some(batch, chosen), [cases[c] for c in chosen])
+        progress(step + 1, loss)
         slope = jnp.asarray(slope, jnp.float32) + 2.0 * _HOLD * (x - initial)
         with jax.numpy_dtype_promotion('standard'):  # optax raises a float to an integer step count
             update, state = optimizer.update(slope, state, x)
@@ -140,7 +149,7 @@ def _pull(h: Hyperparameters, batch: Case, slopes: _Matrices) -> Hyperparameters
 
 
 def _loss_and_slope(h: Hyperparameters, batch: Case, cases: Sequence[Case]) -> tuple[float, np.ndarray]:
-    """Returns the mean negative log density of the asked cells and its slope, flat."""
+    """Returns the mean negative log density of the asked cells, in nats, and its slope, flat."""
     matrices = jax.tree.map(np.asarray, _matrices_of(h, batch))
     values, direct, slopes = zip(
         *(_one(h, case, _Matrices(*(m[b] for m in matrices))) for b, case in enumerate(cases)), strict=True

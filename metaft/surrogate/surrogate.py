@@ -24,7 +24,7 @@ from metaft.surrogate.context import Task, observe
 from metaft.surrogate.coverage import Coverage, coverage
 from metaft.surrogate.encoding import Configurations, Encoding
 from metaft.surrogate.likelihood import Mixture
-from metaft.surrogate.memory import Memory
+from metaft.surrogate.memory import Array, Memory
 from metaft.surrogate.network import Architecture
 from metaft.surrogate.prediction import Prediction
 from metaft.surrogate.process import SIZE, Kernel, Runs
@@ -210,7 +210,7 @@ class Surrogate:
 
     def _mixed(self, networks: Mixture, regressed: Mixture, is_begun_C: np.ndarray) -> Mixture:
         """Returns what networks and regression expect together; the regression's components come last."""
-        factors_CF = factors(is_begun_C, int(is_begun_C.sum()))
+        factors_CF = np.asarray(factors(is_begun_C, is_begun_C.sum()))
         logit_C11 = (factors_CF @ np.array(self.calibration.say))[:, None, None]
         scale_C11 = np.exp(factors_CF @ np.array(self.calibration.regression))[:, None, None]
         log_weight = [
@@ -223,10 +223,16 @@ class Surrogate:
         )
 
 
-def factors(is_begun_C: np.ndarray, num_runs: int) -> np.ndarray:
-    """Returns what the coefficients of a `Calibration` weigh, [C, 3]."""
-    columns = np.broadcast_arrays(1.0, np.asarray(is_begun_C, np.float64), np.log1p(num_runs) / 4.0)
-    return np.stack(columns, axis=-1)
+def factors(is_begun_C: Array, num_runs: Array) -> jax.Array:
+    """Returns what the coefficients of a `Calibration` weigh, float32 [C, 3]; jit-able.
+
+    Args:
+      is_begun_C: bool, or 0 and 1: something of the run has been seen.
+      num_runs: of which something has been seen.
+    """
+    is_begun_C = jnp.asarray(is_begun_C, jnp.float32)
+    log_runs = jnp.log1p(jnp.asarray(num_runs, jnp.float32)) / 4.0
+    return jnp.stack([jnp.ones_like(is_begun_C), is_begun_C, jnp.full_like(is_begun_C, log_runs)], axis=1)
 
 
 @functools.cache
@@ -244,7 +250,8 @@ def _predictor(architecture: Architecture, fractions: tuple[float, ...]):
         member = lambda p: nnx.merge(graph, p)(context, query, task, log_budget_CT)
         output = jax.vmap(member)(params)
 
-        value_scale_C, cost_scale_C = scales(calibration, query.has_curve_C, jnp.sum(context.row_O >= 0))
+        factors_CF = factors(query.has_curve_C, jnp.sum(context.row_O >= 0))
+        value_scale_C, cost_scale_C = jnp.exp(factors_CF @ calibration.T).T
         merge = lambda x_JCTG: jnp.moveaxis(x_JCTG, 0, 2).reshape(*x_JCTG.shape[1:3], -1)
         mixture = Mixture(
             merge(output.value.log_weight) - np.log(len(output.rate_mean_CT)),
@@ -255,12 +262,6 @@ def _predictor(architecture: Architecture, fractions: tuple[float, ...]):
         return mixture, jnp.mean(output.rate_mean_CT, axis=0), jnp.sqrt(variance_CT) * cost_scale_C[:, None]
 
     return predict
-
-
-def scales(calibration: jax.Array, has_curve_C: jax.Array, num_runs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns the factors of the standard deviations of value and cost for each query, see `Calibration`."""
-    factor = lambda c: jnp.exp(c[0] + c[1] * has_curve_C + c[2] * jnp.log1p(num_runs.astype(jnp.float32)) / 4.0)
-    return factor(calibration[0]), factor(calibration[1])
 
 
 def _context_rows(last_C: np.ndarray, y_CT: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from metaft.surrogate import deep_set, ensemble, evaluation, process, training
+from metaft.surrogate import deep_set, ensemble, evaluation, process, regression, training
 from tests.surrogate import family
 
 POINTS = (0, 12, 48)
@@ -60,3 +60,25 @@ def test_the_better_of_a_pair_is_asked_to_be_predicted_better():
 def test_sizes_make_the_network(surrogate):
     assert isinstance(surrogate.architecture, deep_set.Architecture)
     assert surrogate.architecture.num_hyperparameters == surrogate.encoding.num_hyperparameters + process.SIZE
+
+
+def test_the_one_that_is_right_gets_the_say_and_factors_are_what_was_off():
+    """Networks say 0 where the truth is anywhere; the regression is right, with deviations half of what they are."""
+    rng, num, num_G = np.random.default_rng(0), 4000, 2 + regression.NUM_COMPONENTS
+    is_begun_N = rng.random(num) < 0.5
+    factors_NF = np.stack([np.ones(num), is_begun_N, np.full(num, 0.3)], axis=1)
+    y_N = rng.normal(size=num)
+    told_N = y_N + 0.1 * rng.normal(size=num)
+    mean_NG, sd_NG = np.zeros((num, num_G)), np.full((num, num_G), 0.05)
+    mean_NG[:, 2:], sd_NG[:, :2] = told_N[:, None], 1.0
+    log_weight_NG = np.log(np.full((num, num_G), [0.25, 0.25, *[0.5 / regression.NUM_COMPONENTS] * (num_G - 2)]))
+    cells = ensemble._Cells(factors_NF, y_N, log_weight_NG, mean_NG, sd_NG, np.ones(num, bool))
+    value, regressed, say = (factors_NF @ np.array(part) for part in ensemble._fit_factors([cells], seed=0))
+    assert say.min() > 3.0
+    np.testing.assert_allclose(np.exp(regressed), 2.0, rtol=0.1)
+
+    alone = cells._replace(log_weight_NG=cells.log_weight_NG[:, :2], mean_NG=mean_NG[:, :2], sd_NG=0.5 * sd_NG[:, :2],
+                           is_regressed_N=np.zeros(num, bool))  # fmt: skip
+    value, *rest = ensemble._fit_factors([alone._replace(log_weight_NG=np.log(np.full((num, 2), 0.5)))], seed=0)
+    np.testing.assert_allclose(np.exp(factors_NF @ np.array(value)), 2.0, rtol=0.1)
+    assert rest == [(0.0, 0.0, 0.0), (0.0, 0.0, 0.0)]
